@@ -1,0 +1,79 @@
+"""How one stage calls another: a `Peer` is a worker somewhere. Ray's calls are made here and in pool, controller, platform."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+
+class PeerLost(Exception):
+    """The peer died or cannot be reached; whether the call took effect is not known."""
+
+
+class Peer(Protocol):
+    """A worker that can be called. Exceptions raised by the worker's own code come through unchanged."""
+
+    name: str
+
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """Call and wait; raises PeerLost, or TimeoutError after `timeout_s`."""
+        ...
+
+    def ref(self, method: str, *args: Any) -> Any:
+        """Start a call; the result stays where it is and may be an argument of another peer's call."""
+        ...
+
+
+@dataclass(frozen=True)
+class RayPeer:
+    """A worker in a Ray actor."""
+
+    name: str
+    handle: ActorHandle[Any]
+
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """Call and wait; raises PeerLost, or TimeoutError after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.ref(method, *args)
+        except RayTaskError as error:
+            raise error.cause from None
+        except (RayActorError, RayError) as error:
+            raise PeerLost(f"{self.name}: {type(error).__name__}") from error
+
+    def ref(self, method: str, *args: Any) -> Any:
+        """Start a call and return its ObjectRef."""
+        return getattr(self.handle, method).remote(*args)
+
+
+@dataclass(frozen=True)
+class LocalPeer:
+    """A worker in this process: the same code without Ray. Calls run in a thread, as an actor's would."""
+
+    name: str
+    worker: Any
+
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """Call and wait; TimeoutError after `timeout_s`."""
+        async with asyncio.timeout(timeout_s):
+            resolved = [arg.result() if isinstance(arg, _Result) else arg for arg in args]
+            return await asyncio.to_thread(getattr(self.worker, method), *resolved)
+
+    def ref(self, method: str, *args: Any) -> Any:
+        """Call at once and keep the result."""
+        return _Result(getattr(self.worker, method)(*args))
+
+
+@dataclass(frozen=True)
+class _Result:
+    value: Any
+
+    def result(self) -> Any:
+        return self.value
+
+
+__all__ = ["LocalPeer", "Peer", "PeerLost", "RayPeer"]

@@ -1,0 +1,66 @@
+"""Errors of a broken system or a wrong configuration. Bad events are values (`cluster.events.verdict`), never exceptions.
+
+Each error says what to do next: fix the configuration, retry after a while, or read back before trying again.
+"""
+
+from __future__ import annotations
+
+
+class EaglerayError(Exception):
+    """Base of every error that Eagleray raises on purpose."""
+
+
+class ConfigError(EaglerayError):
+    """The configuration is wrong. The message names file, key and what was expected; the command line exits with 2."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        """`where` is `FILE: key.path`; `problem` says what was found and what was expected."""
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
+        """Keep both parts when the error crosses a process."""
+        return type(self), (self.where, self.problem)
+
+
+class Overloaded(EaglerayError):
+    """A named limit is reached; the same call may succeed after `retry_after_s` seconds."""
+
+    def __init__(self, limit: str, retry_after_s: float = 1.0) -> None:
+        """`limit` is the setting that was reached, such as `edge.in_flight_bytes_max`."""
+        super().__init__(limit, retry_after_s)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        """One line for logs and answers."""
+        return f"{self.limit} reached; retry after {self.retry_after_s:g} s"
+
+
+class LogUnavailable(EaglerayError):
+    """The event log could not be written or read (disk full, locked, brokers away). Nothing was acked; retry later."""
+
+
+class LogCorrupt(EaglerayError):
+    """A log record's checksum does not match. The partition stops there; it is never skipped in silence."""
+
+
+class OffsetOutOfRange(EaglerayError):
+    """The offset asked for was already trimmed by retention; state must come from a snapshot or a table."""
+
+
+class CommitFailed(EaglerayError):
+    """The catalog refused the commit: another one came first. Nothing changed: reload the table and decide again."""
+
+
+class CommitUnknown(EaglerayError):
+    """The answer to a commit was lost. It may have landed: read the table back before anything else, delete nothing."""
+
+
+class QueryRejected(EaglerayError):
+    """A SQL query that is not allowed or not valid; the message says why. HTTP 400, exit code 2."""
+
+
+class QueryFailed(EaglerayError):
+    """A valid SQL query that could not be completed within its limits (time, memory). HTTP 422, exit code 1."""

@@ -1,0 +1,93 @@
+"""A stream ready for work: its configuration checked against its schema. Made once by `load_streams`, used by every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cluster.config import Config, StreamConfig
+from cluster.errors import ConfigError
+from cluster.events.filter import check_filter
+from cluster.events.paths import FieldPath
+from cluster.events.schema import EventSchema, load_schema
+from cluster.windows import WindowSpec, field_type, parse_window
+
+TIME = "_time"  # event time, int64 microseconds since the epoch
+ID = "_id"  # 16-byte hash of the deduplication id; null: not deduplicated
+SOURCE = "_source"
+EXTRA = "_extra"
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("original", pa.binary(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),  # 1 for the first; a replay adds one
+    ]
+)
+"""A batch of rejected events in the log. Its time is the record's ingestion time."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream: what it is called, how its events look, and what is made of them."""
+
+    name: str
+    config: StreamConfig
+    events: EventSchema
+    time: FieldPath
+    id: FieldPath | None
+    key: FieldPath | None
+    windows: Mapping[str, WindowSpec]
+
+    @property
+    def log_schema(self) -> pa.Schema:
+        """Columns of an EVENTS record: the schema's, then `_time`, `_id`, `_source`, `_extra`."""
+        return pa.schema(
+            [
+                *self.events.arrow,
+                pa.field(TIME, pa.int64(), nullable=False),
+                pa.field(ID, pa.binary(16)),
+                pa.field(SOURCE, pa.string(), nullable=False),
+                pa.field(EXTRA, pa.string()),
+            ]
+        )
+
+
+def _path(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
+    try:
+        path = FieldPath.parse(text)
+        found = field_type(schema, path)
+    except ValueError as error:
+        raise ConfigError(where, str(error)) from None
+    kind = "integer" if pa.types.is_integer(found) else str(found).split("[")[0]
+    if kind not in types:
+        raise ConfigError(where, f"{path.column} is {found}; expected {' or '.join(types)}")
+    return path
+
+
+def _load(config: Config, name: str, stream: StreamConfig) -> Stream:
+    where = f"{config.file}: streams.{name}"
+    events = load_schema(f"{where}.schema", stream.schema_, config.file.parent)
+    if reserved := [field.name for field in events.arrow if field.name.startswith("_") and field.name in _SYSTEM]:
+        raise ConfigError(f"{where}.schema", f"the field {reserved[0]!r} has the name of a system column")
+    time = _path(f"{where}.time", stream.time, events.arrow, *(("integer",) if stream.time_unit else _TIME_TEXT))
+    id_ = _path(f"{where}.id", stream.id, events.arrow, "string", "integer") if stream.id else None
+    key = _path(f"{where}.key", stream.key, events.arrow, *_KEY_TYPES) if stream.key else None
+    if stream.filter is not None:
+        check_filter(f"{where}.filter", stream.filter, events.arrow)
+    windows = {w: parse_window(f"{where}.windows.{w}", w, c, events.arrow) for w, c in stream.windows.items()}
+    return Stream(name, stream, events, time, id_, key, windows)
+
+
+_TIME_TEXT = ("timestamp", "string")
+_KEY_TYPES = ("string", "integer", "bool", "double", "timestamp", "date32")
+_SYSTEM = {TIME, ID, SOURCE, EXTRA, "_ingested_at", "_partition", "_offset", "_row"}
+
+
+def load_streams(config: Config) -> dict[str, Stream]:
+    """Every stream of the configuration, checked; raises ConfigError naming file and key."""
+    return {name: _load(config, name, stream) for name, stream in config.streams.items()}

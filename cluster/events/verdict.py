@@ -1,0 +1,55 @@
+"""Verdicts on events: what the edge hands to validation, and what comes back. Plain values that cross processes.
+
+Bad data is a value: a `Rejection` names index, reason and cause, and keeps the original bytes for the dead letters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Reason = Literal["json", "schema", "time", "future", "too_large", "too_deep", "id"]
+"""Why an event was rejected; a closed set, also the label of the metric.
+
+json: not one well-formed JSON value in UTF-8 · schema: does not match the stream's schema · time: event time missing or
+not readable · future: beyond now + max_future · too_large: above edge.event_bytes_max · too_deep: nested deeper than
+edge.depth_max · id: the deduplication id is missing or not a string or integer.
+"""
+REASONS: tuple[str, ...] = get_args(Reason)
+
+Form = Literal["json", "ndjson"]
+"""How a request's body is laid out: one JSON object or array (`json`), or one object a line (`ndjson`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One request's events on their way from the edge to validation.
+
+    `body` is inflated already; `source` is the name of the API key (`anonymous` where authentication is off).
+    """
+
+    stream: str
+    form: Form
+    body: bytes
+    source: str = "anonymous"
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One event that was not accepted: `index` counts events of its request from 0, blank NDJSON lines skipped."""
+
+    index: int
+    reason: Reason
+    detail: str
+    original: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What happened to one submission. `malformed` set: nothing of it was stored (HTTP 400, code `malformed`)."""
+
+    accepted: int = 0
+    rejected: list[tuple[int, Reason, str]] = field(default_factory=list)
+    malformed: str | None = None
+    duplicates: int = 0  # repeated ids within the same micro-batch; later ones are found downstream
