@@ -1,8 +1,8 @@
 """The committer: the one actor that moves tables forward. Pulls from writer and window workers; commits to the lake.
 
-Two loops run side by side, so that windows never delay events: the writer loop (collect → commit `dead_letters`, then
-`events`) and the window loop (collect → commit `late` → close windows). Progress lives in the tables alone, so this
-actor can be killed at any instruction: its successor reads the tables and asks the workers again. A batch is committed
+Two loops run side by side, so that windows never delay events: the writer loop (collect → commit `dead_letters`,
+then `events`) and the window loop (collect → commit `late` → close windows). Progress lives in the tables alone, so
+this actor can be killed at any instruction: its successor reads the tables and asks the workers again. A batch is committed
 only where the table stands exactly at the batch's beginning; a stopped committer that wakes up finds its commit refused.
 """
 
@@ -16,6 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from cluster.lake.lake import Lake
+from cluster.lake.progress import NEVER
+from cluster.log.open import open_log
+
 from actors.closing import closing_target, may_close
 from actors.messages import CLOSED, PartitionId, Staged, Topology, WorkerReport
 from actors.peer import Peer, PeerLost
@@ -23,9 +27,6 @@ from cluster.clock import Clock, SystemClock
 from cluster.config import Config
 from cluster.errors import CommitFailed, CommitUnknown, EaglerayError
 from cluster.events.stream import load_streams
-from cluster.lake.lake import Lake
-from cluster.lake.progress import NEVER
-from cluster.log.open import open_log
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,9 @@ class Committer:
         caught_up = all(report.position >= report.end for report in by_partition.values())
         return caught_up and len(by_partition) == len(self.topology.window) and not any(r.staged for r in reports)
 
-    async def _close(self, stream: str, window: str, watermark_us: int, progress: Mapping[str, Mapping[str, int]]) -> None:
+    async def _close(
+        self, stream: str, window: str, watermark_us: int, progress: Mapping[str, Mapping[str, int]]
+    ) -> None:
         begins = progress[f"{stream}.{window}"].get(CLOSED, NEVER)
         spec, lateness = self.streams[stream].windows[window], self.streams[stream].config.allowed_lateness
         if not may_close(spec, lateness, begins, watermark_us):
@@ -172,7 +175,7 @@ class Committer:
         return peers[list(self.streams[stream].windows).index(window) % len(peers)]
 
     async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
-        """Rows of a window that starts in [from, to): open ones (`final` false) and those in the table (`final` true)."""
+        """Rows of a window that start in [from, to): final ones from the table, and open ones with `final` false."""
         table = f"{stream}.{window}"
         # 1. open rows first: a window that is committed meanwhile then shows up in both, and never in neither.
         begins = (await asyncio.to_thread(self.lake.progress, table)).get(CLOSED, NEVER)
@@ -180,9 +183,7 @@ class Committer:
         open_rows: list[dict[str, Any]] = []
         if refs:
             merger = self._merger(stream, window)
-            open_rows = await merger.call(
-                "rows", stream, window, from_us, to_us, *refs, timeout_s=COLLECT_TIMEOUT_S
-            )
+            open_rows = await merger.call("rows", stream, window, from_us, to_us, *refs, timeout_s=COLLECT_TIMEOUT_S)
         # 2. final rows, which win.
         final_rows = await asyncio.to_thread(self.lake.window_rows, table, from_us, to_us)
         groups = ["window_start", *(path.column for path in self.streams[stream].windows[window].group_by)]
@@ -234,7 +235,7 @@ class Committer:
                 await asyncio.to_thread(self.log.trim, stream, partition, safe, older_than)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Commit all that was acked, then stop; False if `timeout_s` was not enough (nothing is lost: the log has it)."""
+        """Commit all that was acked, then stop; False if `timeout_s` was not enough (the log still has the rest)."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()

@@ -1,0 +1,102 @@
+"""The composition: which class works in which pool. The one place that knows all four stages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+
+from actors.backend import RayBackend
+from actors.committer import Committer
+from actors.controller import Controller
+from actors.edge.server import Edge
+from actors.peer import RayPeer
+from actors.pool import Kind
+from actors.validate.worker import ValidateWorker
+from actors.window.worker import WindowWorker
+from actors.writer.worker import WriterWorker
+from cluster.config import Config
+from cluster.session import NAMESPACE
+
+CONTROLLER = "controller"
+START_TIMEOUT_S = 120.0
+
+
+class EdgeActor:
+    """The edge in a Ray actor: serves from the first `attend` on."""
+
+    def __init__(self, config: Config) -> None:
+        """Nothing listens yet."""
+        self.config = config
+        self.edge: Edge | None = None
+        self.backend = RayBackend(config, RayPeer(CONTROLLER, ray.get_actor(CONTROLLER, NAMESPACE)))
+        self._starting = asyncio.Lock()
+
+    async def attend(self, port: int, validators: Any, committer: Any, sql: Any) -> int:
+        """Take the controller's news, serve on `port` (0: any) if not serving yet; returns the port."""
+        self.backend.attend(validators, committer, sql)
+        async with self._starting:
+            if self.edge is None:
+                edge = Edge(self.config, self.backend)
+                self.port = await edge.start(port)
+                self.edge = edge
+        return self.port
+
+    async def drain(self) -> None:
+        """Finish what is in flight and close."""
+        if self.edge:
+            await self.edge.drain()
+
+    async def stats(self) -> dict[str, float]:
+        """The edge's own counters."""
+        return self.edge.stats() if self.edge else {}
+
+
+def kinds(config: Config, sql_worker: type | None) -> dict[str, Kind]:
+    """Every pool's workers. `sql_worker` comes from the batch plane, which this package does not know."""
+    found = {
+        # Two threads: one decodes while the other waits for the disk; more would only queue for the interpreter.
+        "validate": Kind("validate", ValidateWorker, (config,), concurrency=3),
+        "window": Kind("window", WindowWorker, (config,), concurrency=8),
+        "writer": Kind("writer", WriterWorker, (config,), concurrency=4),
+        "committer": Kind("committer", Committer, (config,), concurrency=100),
+        "edge": Kind("edge", EdgeActor, (config,), concurrency=1000),
+    }
+    if sql_worker:
+        found["sql"] = Kind("sql", sql_worker, (config,), concurrency=4)
+    return found
+
+
+class Platform:
+    """The running platform, from outside."""
+
+    def __init__(self, config: Config, sql_worker: type | None = None) -> None:
+        """Make the controller, or find the one that runs."""
+        self.controller = (
+            ray.remote(Controller)
+            .options(
+                name=CONTROLLER,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_concurrency=100,
+                num_cpus=0,
+            )
+            .remote(config, kinds(config, sql_worker))
+        )
+
+    def start(self) -> int:
+        """Wait until events can be sent; returns the HTTP port. Raises what the start failed with."""
+        port: int = ray.get(self.controller.run.remote(), timeout=START_TIMEOUT_S)
+        return port
+
+    def drain(self, timeout_s: float) -> bool:
+        """Stop taking events and commit what was acked; True if all was committed in time."""
+        try:
+            done: bool = ray.get(self.controller.drain.remote(timeout_s), timeout=timeout_s + 20)
+        except ray.exceptions.RayError:
+            return False
+        ray.kill(self.controller)
+        return done

@@ -1,0 +1,81 @@
+"""`eagleray up`: starts the platform, says when it is ready, drains on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from cluster.config import Config, load_config
+from cluster.errors import ConfigError, EaglerayError
+
+
+def up(config_file: Path, address: str | None = None, data: Path | None = None, port: int | None = None) -> None:
+    """Run until told to stop. Raises ConfigError before anything starts, EaglerayError where it could not finish."""
+    config = load_config(config_file, data_dir=data, port=port)
+    check(config)
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _locked(config):
+        _run(config, address, stop)
+
+
+def check(config: Config) -> None:
+    """Everything that can be found wrong before anything starts; raises ConfigError."""
+    from cluster.events.stream import load_streams
+    from cluster.lake.tables import check_layout
+    from cluster.log.open import open_log
+
+    if not config.streams:
+        raise ConfigError(f"{config.file}: streams", "expected at least one stream")
+    if config.log.backend == "memory":
+        raise ConfigError(f"{config.file}: log.backend", "memory serves tests in one process; expected embedded")
+    for name, stream in load_streams(config).items():
+        check_layout(f"{config.file}: streams.{name}.lake", stream)
+    open_log(config).close()
+
+
+def _run(config: Config, address: str | None, stop: threading.Event) -> None:
+    from jobs.sql.worker import SqlWorker
+
+    from actors.platform import Platform
+    from cluster.events.stream import load_streams
+    from cluster.lake.lake import Lake
+    from cluster.session import connect
+
+    Lake.open(config).ensure(load_streams(config))
+    session = connect(config, address)
+    place = config.data_dir / "platform.json"
+    try:
+        platform = Platform(config, SqlWorker)
+        url = f"http://{config.edge.host}:{platform.start()}"
+        place.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        print(f"ready {url}", flush=True)
+        stop.wait()
+        print("draining", file=sys.stderr, flush=True)
+        if not platform.drain(config.edge.drain_timeout_s + 30):
+            raise EaglerayError(
+                "not everything was committed in time; nothing is lost: the next `up` goes on from the log"
+            )
+    finally:
+        place.unlink(missing_ok=True)
+        session.close()
+
+
+def _locked(config: Config) -> IO[str]:
+    lock = (config.data_dir / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise EaglerayError(
+            f"{config.data_dir} is in use by another `eagleray up`; stop it or use another --data"
+        ) from None
+    return lock
