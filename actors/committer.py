@@ -2,8 +2,9 @@
 
 Two loops run side by side, so that windows never delay events: the writer loop (collect → commit `dead_letters`,
 then `events`) and the window loop (collect → commit `late` → close windows). Progress lives in the tables alone, so
-this actor can be killed at any instruction: its successor reads the tables and asks the workers again. A batch is committed
-only where the table stands exactly at the batch's beginning; a stopped committer that wakes up finds its commit refused.
+this actor can be killed at any instruction: its successor reads the tables and asks the workers again. A batch is
+committed only where the table stands exactly at the batch's beginning; a stopped committer that wakes up finds its
+commit refused.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Controller:
         for pool in ("window", "writer"):
             lags = (row["end"] - row[pool]["position"] for row in partitions if row.get(pool))
             loads[pool] = max(lags, default=0) / LAG_RECORDS_BUSY
-        cores = int(ray.cluster_resources().get("CPU", 1))
+        cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         for name, load in loads.items():
             free = cores - sum(self.pools[pool].size for pool in SCALABLE)
             self.pools[name].size = self.autoscaler.size(name, self.pools[name].size, load, free)

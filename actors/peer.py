@@ -1,4 +1,4 @@
-"""How one stage calls another: a `Peer` is a worker somewhere. Ray's calls are made here and in pool, controller, platform."""
+"""How one stage calls another: a `Peer` is a worker somewhere, reached through Ray or in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class PeerLost(Exception):
 class Peer(Protocol):
     """A worker that can be called. Exceptions raised by the worker's own code come through unchanged."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called, such as `writer-0`."""
+        ...
 
     async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Call and wait; raises PeerLost, or TimeoutError after `timeout_s`."""

@@ -30,6 +30,7 @@ class EdgeActor:
         """Nothing listens yet."""
         self.config = config
         self.edge: Edge | None = None
+        self.port = 0
         self.backend = RayBackend(config, RayPeer(CONTROLLER, ray.get_actor(CONTROLLER, NAMESPACE)))
         self._starting = asyncio.Lock()
 
@@ -73,8 +74,9 @@ class Platform:
 
     def __init__(self, config: Config, sql_worker: type | None = None) -> None:
         """Make the controller, or find the one that runs."""
+        remote: Any = ray.remote
         self.controller = (
-            ray.remote(Controller)
+            remote(Controller)
             .options(
                 name=CONTROLLER,
                 namespace=NAMESPACE,

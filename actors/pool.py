@@ -96,7 +96,8 @@ async def _beat(member: Member) -> None:
 
 
 def _make(name: str, kind: Kind) -> Any:
-    actor = ray.remote(concurrency_groups={"health": 1})(_hosted(kind.cls))
+    remote: Any = ray.remote  # its stubs know fewer options than it takes
+    actor = remote(concurrency_groups={"health": 1})(_hosted(kind.cls))
     return actor.options(
         name=name,
         namespace=NAMESPACE,
@@ -125,7 +126,7 @@ def _hosted(cls: type) -> type:
 
 
 def process_facts() -> dict[str, int]:
-    """This process's id and resident memory (bytes)."""
+    """Id and resident memory (bytes) of the calling process."""
     with open("/proc/self/statm") as statm:
         pages = int(statm.read().split()[1])
     return {"pid": os.getpid(), "rss_bytes": pages * resource.getpagesize()}

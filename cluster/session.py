@@ -60,7 +60,7 @@ def _start() -> Session:
 
 def _join(config: Config, address: str) -> Session:
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if config.log.backend == "embedded" and len(nodes) > 1:
         ray.shutdown()
         raise ConfigError(
