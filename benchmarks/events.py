@@ -1,7 +1,7 @@
 """Makes 350-byte game events, fast enough to be no part of what is measured (5 million events/s and more).
 
 A `Feed` holds rows of finished JSON text as a matrix of bytes, one event a row, all of one width, and for each body
-writes only what must differ into it: id, sequence number and time. Used by load.py; the schema is game/plays.schema.json.
+writes only what must differ into it: id, sequence number and time. Used by load.py; schema: game/plays.schema.json.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Sends events over HTTP as fast as asked, and writes down what became of every request.
 
-    benchmarks/load.py --url http://127.0.0.1:8080 --stream plays --connections 8 --rows 500 --duration 60 --out load.npz
-    benchmarks/load.py --url http://127.0.0.1:8080 --stream plays --connections 64 --rows 1 --rate 500 --duration 30
+    benchmarks/load.py --url http://127.0.0.1:8080 --connections 8 --rows 500 --duration 60 --out load.npz
+    benchmarks/load.py --url http://127.0.0.1:8080 --connections 64 --rows 1 --rate 500 --duration 30
 
 Closed loop without `--rate`: every connection sends its next request when the last one is answered. Open loop with it:
 request k is due at start + k/rate whatever happened before, and its latency is counted from then, so that a stall is
@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
     """One keep-alive HTTP/1.1 connection with at most one request on its way."""
 
     def __init__(self) -> None:
+        """Not connected yet."""
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._received = bytearray()
@@ -50,14 +51,17 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop: whoever waits for an answer hears of it."""
         self._transport = None
         if self._answer and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("closed by the server"))
 
     def data_received(self, data: bytes) -> None:
+        """Called by the loop: hands the answer over once it is complete."""
         self._received += data
         if not self._head:
             end = self._received.find(b"\r\n\r\n")
@@ -131,7 +135,7 @@ class Plan:
     rate: float | None = None
     key: str | None = None
     run: str = "r000"
-    form: str = "ndjson"
+    form: Literal["ndjson", "json"] = "ndjson"
 
     def head(self, length: int) -> bytes:
         """The head of a request with a body of `length` bytes."""
@@ -163,8 +167,7 @@ class Load:
 
     def _feed(self, seed: int) -> Feed:
         pool = max(self.plan.rows, 16_000 // self.plan.connections)
-        form = "json" if self.plan.form == "json" else "ndjson"
-        return Feed(self.plan.rows, run=self.plan.run, pool=pool, seed=seed, form=form)
+        return Feed(self.plan.rows, run=self.plan.run, pool=pool, seed=seed, form=self.plan.form)
 
     async def _send(self, feed: Feed) -> None:
         connection = Connection()
@@ -186,7 +189,9 @@ class Load:
         url = urlsplit(self.plan.url)
         while not connection.open and time.perf_counter() < end + TIMEOUT_S:
             try:
-                _, connection = await asyncio.get_running_loop().create_connection(Connection, url.hostname, url.port)
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    Connection, url.hostname or "127.0.0.1", url.port or 80
+                )
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
         return connection
@@ -209,7 +214,7 @@ class Load:
 
 
 def summary(load: Load) -> dict[str, float]:
-    """Rates per second, the generator's own share of a core, and percentiles of latency in ms from the intended time of sending."""
+    """Rates per second, latency percentiles in ms since the intended time, and the generator's own share of a core."""
     data = load.log.columns()
     if not len(load.log.status):
         return {"requests": 0}
@@ -222,7 +227,7 @@ def summary(load: Load) -> dict[str, float]:
         "not_ok": int((~good).sum()),
         "seconds": round(took_s, 3),
         "requests_per_s": round(float(good.sum()) / took_s, 1),
-        "events_per_s": round(int(data["accepted"].sum()) / took_s, 1),  # type: ignore[attr-defined]
+        "events_per_s": round(int(data["accepted"].sum()) / took_s, 1),
         "p50_ms": round(float(p50), 3),
         "p99_ms": round(float(p99), 3),
         "p99_9_ms": round(float(p999), 3),
