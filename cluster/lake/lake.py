@@ -1,0 +1,129 @@
+"""The lake: Iceberg tables with exactly-once progress. `cluster.lake` alone imports pyiceberg.
+
+Used by the writer and window workers (write), the committer (commit, expire), SQL and jobs (load).
+
+Promise: what `commit` returned True for is in the table once, whatever died or was retried on the way.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, LessThan
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
+
+from cluster.clock import iso
+from cluster.config import Config
+from cluster.events.stream import Stream
+from cluster.lake.catalog import metadata_location, open_catalog
+from cluster.lake.commit import commit
+from cluster.lake.evolve import ensure_table
+from cluster.lake.expire import expire
+from cluster.lake.files import FileWriter
+from cluster.lake.progress import decode
+from cluster.lake.tables import table_specs
+
+
+class Lake:
+    """All tables. Threads may share one; a pickled one is opened anew by the process that receives it."""
+
+    def __init__(self, config: Config, catalog: Catalog) -> None:
+        """Use `Lake.open`."""
+        self.config = config
+        self._catalog = catalog
+        self._tables: dict[str, Table] = {}  # as last read; replaced as wholes
+        self._writers: dict[str, FileWriter] = {}
+        self._writer = uuid.uuid4().hex
+        self._numbers = itertools.count()
+
+    @classmethod
+    def open(cls, config: Config) -> Lake:
+        """Open the catalog; raises ConfigError where `lake.catalog` is wrong."""
+        return cls(config, open_catalog(config))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Lake.open, (self.config,)
+
+    def ensure(self, streams: Mapping[str, Stream]) -> None:
+        """Create what is missing and bring tables up to `streams`; raises ConfigError where columns cannot change so.
+
+        For the start of the platform, before workers run: a worker goes by the columns and partitions it found first.
+        """
+        for stream in streams.values():
+            for spec in table_specs(stream):
+                ensure_table(self._catalog, str(self.config.file), spec)
+        self._writers.clear()
+
+    def tables(self) -> list[str]:
+        """Names of all tables, `stream.table`, sorted."""
+        namespaces = self._catalog.list_namespaces()
+        return sorted(".".join(name) for namespace in namespaces for name in self._catalog.list_tables(namespace))
+
+    def load(self, table: str) -> Table:
+        """The table as it is now, the caller's own copy. Metadata that did not change is not read again."""
+        namespace, _, name = table.partition(".")
+        location = metadata_location(self._catalog, namespace, name)
+        known = self._tables.get(table)
+        if known is None or location is None or known.metadata_location != location:
+            known = self._tables[table] = self._catalog.load_table(table)
+        return copy.copy(known)  # a commit changes the object it was made with
+
+    def write(self, table: str, rows: pa.Table) -> list[DataFile]:
+        """Parquet files of `rows` for `table`: zstd, sorted, one or more per partition, durable, not yet committed.
+
+        Columns go by name; absent optional ones are null. Raises ValueError for columns that do not fit, OSError where
+        the warehouse cannot be written. The files pickle, for the process that commits.
+        """
+        writer = self._writers.get(table)
+        if writer is None:
+            limit = self.config.lake.file_bytes_max
+            writer = self._writers[table] = FileWriter(self.load(table), limit, self._writer, self._numbers)
+        return writer.write(rows)
+
+    def commit(self, table: str, files: Sequence[DataFile], begins: Mapping[str, int], ends: Mapping[str, int]) -> bool:
+        """Append `files` and move the table's progress from `begins` to `ends` in one snapshot, exactly once.
+
+        True: in the table, now or since before. Raises CommitFailed where the table stands elsewhere, CommitUnknown
+        where the outcome could not be read back, ValueError for an empty batch.
+        """
+        return commit(lambda: self.load(table), files, begins, ends)
+
+    def progress(self, table: str) -> dict[str, int]:
+        """How far the table is, fresh from the catalog; absent keys were never committed."""
+        return decode(self.load(table).properties)
+
+    def expire(self, table: str) -> int:
+        """Forget all but `lake.snapshots_kept` snapshots and delete metadata only they used; returns how many went."""
+        return expire(self.load(table), self.config.lake.snapshots_kept)
+
+    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of `table`, or some of its top-level columns, in memory: for tests and small tables."""
+        return self.load(table).scan(selected_fields=tuple(columns or ("*",))).to_arrow()
+
+    def window_rows(self, table: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
+        """Rows of a window's table that start in [from_us, to_us), by start; times as ISO 8601 with `Z`."""
+        limits: BooleanExpression = AlwaysTrue()
+        if from_us is not None:
+            limits = And(limits, GreaterThanOrEqual(term="window_start", value=_instant(from_us)))
+        if to_us is not None:
+            limits = And(limits, LessThan(term="window_start", value=_instant(to_us)))
+        rows = self.load(table).scan(row_filter=limits).to_arrow().sort_by("window_start")
+        return [dict(zip(rows.column_names, row, strict=True)) for row in zip(*map(_plain, rows.columns), strict=True)]
+
+
+def _instant(time_us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_timestamp(column.type):
+        return list(column.to_pylist())
+    return [None if at is None else iso(at) for at in column.cast(pa.int64()).to_pylist()]
