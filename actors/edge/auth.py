@@ -1,0 +1,41 @@
+"""Who asks, and whether they may: API keys from `Authorization: Bearer` or `X-API-Key`. Called by app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actors.edge.refusal import Refusal
+from cluster.keys import ANONYMOUS, ApiKey, KeyRing
+
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+class Gate:
+    """Lets a request in or refuses it."""
+
+    def __init__(self, ring: KeyRing | None) -> None:
+        """`ring` None: authentication is off, and everyone may do everything."""
+        self.ring = ring
+
+    def admit(self, headers: Mapping[str, str], scope: str) -> ApiKey:
+        """The key behind a request; refuses with 401 who is not known and with 403 who may not do `scope`."""
+        if self.ring is None:
+            return ANONYMOUS
+        found = self.ring.find(_presented(headers))
+        if found is None:
+            raise Refusal(401, "unauthorized", "this API key is unknown or revoked", headers=_CHALLENGE)
+        if not found.allows(scope):
+            raise Refusal(403, "forbidden", f"key {found.name!r} lacks the scope {scope}")
+        return found
+
+
+def _presented(headers: Mapping[str, str]) -> str:
+    authorization = headers.get("Authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() == "bearer" and key:
+            return key.strip()
+    elif key := headers.get("X-API-Key", ""):
+        return key
+    expected = "expected `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+    raise Refusal(401, "unauthorized", f"no API key; {expected}", headers=_CHALLENGE)

@@ -1,0 +1,106 @@
+"""POST /v1/streams/{stream}/events: from a request to the verdicts on its events. Acked means durable.
+
+Called by app through the route table; hands whole bodies to the batcher and never looks into an event.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from aiohttp import web
+
+from actors.edge.backend import Backend
+from actors.edge.batcher import Batcher
+from actors.edge.body import check_count, coding_of, inflated, read_body
+from actors.edge.flight import InFlight, Lease
+from actors.edge.meters import Meters
+from actors.edge.rate import Rates
+from actors.edge.refusal import Refusal
+from actors.edge.routes import Call
+from cluster.config import Config
+from cluster.events.verdict import Answer, Form, Submission
+
+FORMS: dict[str, Form] = {
+    "application/json": "json",
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "application/x-jsonlines": "ndjson",
+    "application/jsonlines": "ndjson",
+}
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+
+
+class Ingest:
+    """Takes events in, for one event loop."""
+
+    def __init__(self, config: Config, backend: Backend, flight: InFlight, meters: Meters) -> None:
+        """One batcher per stream, so that one stream's trouble is not another's."""
+        self._limits = config.edge
+        self._flight = flight
+        self._meters = meters
+        self._rates = Rates()
+        self._batchers = {name: Batcher(backend.submit, config.edge, meters) for name in config.streams}
+
+    async def post(self, call: Call) -> web.Response:
+        """1. admit  2. read and inflate  3. count  4. submit and wait until durable  5. charge and answer."""
+        began = time.perf_counter()
+        request, stream, key = call.request, call.params["stream"], call.key
+        assert key is not None
+        # 1. what needs no body comes first
+        batcher = self._batchers.get(stream)
+        if batcher is None:
+            raise Refusal(404, "unknown_stream", f"no stream is called {stream!r}; GET /v1/streams lists them")
+        form, coding, idempotency_key = form_of(request), coding_of(request), _idempotency_key(request)
+        self._rates.admit(key)
+        with self._flight.lease() as lease:
+            # 2. and 3.
+            body = await self._body(request, form, coding, lease)
+            # 4.
+            answer = await batcher.put(Submission(stream, form, body, key.name, idempotency_key))
+        # 5.
+        self._rates.charge(key, answer.accepted + len(answer.rejected) + answer.duplicates)
+        self._meters.judged(stream, answer)
+        self._meters.recent_posts.record(int((time.perf_counter() - began) * 1e6))
+        return _respond(answer)
+
+    async def _body(self, request: web.BaseRequest, form: Form, coding: str | None, lease: Lease) -> bytes:
+        body = await read_body(request, self._limits, lease)
+        self._meters.received_bytes += len(body)
+        if coding is not None:
+            body = await inflated(body, coding, self._limits, lease)
+        await check_count(body, form, self._limits)
+        return body
+
+
+def form_of(request: web.BaseRequest) -> Form:
+    """How the body is laid out, by its Content-Type; none means JSON."""
+    value = request.headers.get("Content-Type", "application/json")
+    form = FORMS.get(value)
+    if form is None:
+        form = FORMS.get(value.partition(";")[0].strip().lower())
+    if form is None:
+        expected = "expected application/json or application/x-ndjson"
+        raise Refusal(415, "unsupported_media_type", f"Content-Type {value!r}; {expected}")
+    return form
+
+
+def _idempotency_key(request: web.BaseRequest) -> str | None:
+    value = request.headers.get("Idempotency-Key")
+    if value is not None and not 0 < len(value) <= IDEMPOTENCY_KEY_CHARS_MAX:
+        expected = f"expected 1 to {IDEMPOTENCY_KEY_CHARS_MAX}"
+        raise Refusal(400, "bad_idempotency_key", f"an Idempotency-Key of {len(value)} characters; {expected}")
+    return value
+
+
+def _respond(answer: Answer) -> web.Response:
+    if answer.malformed is not None:
+        raise Refusal(400, "malformed", answer.malformed)
+    if not answer.rejected and not answer.duplicates:
+        body = b'{"accepted":%d,"rejected":[]}' % answer.accepted
+    else:
+        rejected = [{"index": index, "reason": reason, "detail": why} for index, reason, why in answer.rejected]
+        fields = {"accepted": answer.accepted, "rejected": rejected}
+        body = msgspec.json.encode(fields | ({"duplicates": answer.duplicates} if answer.duplicates else {}))
+    return web.Response(body=body, content_type="application/json")

@@ -1,0 +1,46 @@
+"""POST /v1/pools/{pool}: sets the size of a worker pool. Called by `eagleray scale`."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from actors.edge.backend import Backend
+from actors.edge.body import read_body
+from actors.edge.flight import InFlight
+from actors.edge.refusal import Refusal
+from actors.edge.routes import Call
+from cluster.config import Config
+
+POOLS = ("validate", "window", "writer")
+
+
+class _Wish(msgspec.Struct, forbid_unknown_fields=True):
+    size: int
+
+
+_wished = msgspec.json.Decoder(_Wish)
+
+
+class Pools:
+    """Resizes pools."""
+
+    def __init__(self, config: Config, backend: Backend, flight: InFlight) -> None:
+        """The pool's own limits are the backend's to hold."""
+        self._limits = config.edge
+        self._backend = backend
+        self._flight = flight
+
+    async def post(self, call: Call) -> web.Response:
+        """Set the size and answer with the one that holds now."""
+        pool = call.params["pool"]
+        if pool not in POOLS:
+            raise Refusal(404, "unknown_pool", f"no pool is called {pool!r}; expected one of {', '.join(POOLS)}")
+        with self._flight.lease() as lease:
+            body = await read_body(call.request, self._limits, lease)
+        try:
+            size = _wished.decode(body).size
+        except msgspec.MsgspecError as error:
+            raise Refusal(400, "malformed", f'expected {{"size": 2}}: {error}') from None
+        answer = {"pool": pool, "size": await self._backend.scale(pool, size)}
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")

@@ -1,0 +1,85 @@
+"""The edge: an HTTP server on one port, shared by edge.processes of them. Started by the composition.
+
+Knows neither Ray nor the other stages; lives on the event loop that `start` runs on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+from actors.edge.app import App
+from actors.edge.backend import Backend
+from actors.edge.connection import Connection, HttpServer
+from cluster.config import Config
+from cluster.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+_CLOSING_S = 0.02  # how often a drain looks whether connections are done
+
+
+class Edge:
+    """One edge process. `start` once, then `drain`; both on the same event loop."""
+
+    def __init__(self, config: Config, backend: Backend) -> None:
+        """Nothing listens yet."""
+        self._config = config
+        self._backend = backend
+        self._app: App | None = None
+        self._http: HttpServer | None = None
+        self._listener: asyncio.Server | None = None
+
+    async def start(self, port: int | None = None) -> int:
+        """Listen on `port` (default edge.port; 0: any free one) and return the port; raises ConfigError if taken."""
+        sock = _bind(self._config, self._config.edge.port if port is None else port)
+        bound: int = sock.getsockname()[1]
+        self._app = App(self._config, self._backend, f"edge-{bound}-{os.getpid()}")
+        self._http = HttpServer(self._app.handle, self._config.edge.header_timeout_s)
+        self._listener = await asyncio.get_running_loop().create_server(self._http, sock=sock, backlog=BACKLOG)
+        logger.info("edge listens", extra={"host": self._config.edge.host, "port": bound})
+        return bound
+
+    async def drain(self) -> None:
+        """1. stop accepting  2. close idle connections  3. answer what is in flight  4. close the rest after a time."""
+        if self._app is None or self._http is None or self._listener is None:
+            return
+        # 1. answers from now on end their connection
+        self._app.status.draining = True
+        self._listener.close()
+        # 2. and 3. a connection that was busy becomes idle, or closes itself after its answer
+        deadline = asyncio.get_running_loop().time() + self._config.edge.drain_timeout_s
+        while self._http.connections and asyncio.get_running_loop().time() < deadline:
+            for connection in self._http.connections:
+                if isinstance(connection, Connection) and connection.idle:
+                    connection.close()
+            await asyncio.sleep(_CLOSING_S)
+        # 4.
+        if left := len(self._http.connections):
+            logger.warning("edge closes busy connections", extra={"connections": left})
+        await self._http.shutdown(timeout=0.1)
+        self._app.close()
+
+    def stats(self) -> dict[str, float]:
+        """Samples of this process (see cluster.telemetry.metrics), labelled with its name; empty before `start`."""
+        return self._app.stats() if self._app else {}
+
+
+def _bind(config: Config, port: int) -> socket.socket:
+    host = config.edge.host
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if config.edge.processes > 1:
+            # Only where it is wanted: with it, a second platform on the same port would take half of the requests.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"{config.file}: edge.port", f"cannot listen on {host}:{port}: {error.strerror}") from None
+    sock.setblocking(False)
+    return sock

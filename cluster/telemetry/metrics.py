@@ -1,0 +1,86 @@
+"""Every metric of the platform, in one list; docs/metrics.md repeats it and a test compares the two.
+
+A process counts in a plain dict of samples, `name{label=value,…}` → number (made by `sample`), which crosses processes
+as it is. `cluster.telemetry.prometheus` renders what was gathered; names there get the prefix `eagleray_`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Type = Literal["counter", "gauge", "histogram"]
+
+PROCESS = "process"
+"""The label that tells processes apart; the gatherer adds it to every sample of a worker."""
+
+
+class Metric(NamedTuple):
+    """One metric: its name without prefix, its labels, its unit and what it says."""
+
+    name: str
+    type: Type
+    labels: tuple[str, ...]
+    unit: str
+    help: str
+
+
+METRICS: tuple[Metric, ...] = (
+    # the edge
+    Metric("http_requests_total", "counter", ("route", "status"), "requests", "Answered HTTP requests."),
+    Metric("http_request_seconds", "histogram", ("route",), "seconds", "From parsed headers to the answer."),
+    Metric("http_in_flight_requests", "gauge", (), "requests", "Requests being worked on."),
+    Metric("http_connections", "gauge", (), "connections", "Open connections."),
+    Metric("edge_in_flight_bytes", "gauge", (), "bytes", "Bodies between edge and ack; edge.in_flight_bytes_max."),
+    Metric("edge_received_bytes_total", "counter", (), "bytes", "Bodies as received, compressed or not."),
+    Metric("edge_batch_requests", "histogram", (), "requests", "Requests that went to validation in one call."),
+    Metric("edge_batch_bytes", "histogram", (), "bytes", "Bytes that went to validation in one call."),
+    Metric("edge_ack_seconds", "histogram", (), "seconds", "One call to validation, until durable."),
+    Metric("events_accepted_total", "counter", ("stream",), "events", "Events acked as stored."),
+    Metric("events_rejected_total", "counter", ("stream", "reason"), "events", "Events answered as rejected."),
+    Metric("events_repeated_total", "counter", ("stream",), "events", "Repeated ids found within one micro-batch."),
+    # the platform
+    Metric("pool_size", "gauge", ("pool",), "workers", "Workers that a pool should have."),
+    Metric("pool_alive", "gauge", ("pool",), "workers", "Workers that answer."),
+    Metric("process_resident_bytes", "gauge", ("pool",), "bytes", "Resident memory of a process."),
+    Metric("process_restarts_total", "counter", ("pool",), "restarts", "How often a process was started again."),
+    Metric("log_end_offset", "gauge", ("stream", "partition"), "records", "End of a log partition."),
+    Metric("consumer_lag_records", "gauge", ("stream", "partition", "consumer"), "records", "Records not yet read."),
+    Metric("watermark_seconds", "gauge", ("stream", "partition"), "seconds", "Watermark, since the Unix epoch."),
+    # the committer
+    Metric("commits_total", "counter", ("table",), "commits", "Commits that landed."),
+    Metric("commits_refused_total", "counter", ("table",), "commits", "Refused: the table stood elsewhere."),
+    Metric("commits_unknown_total", "counter", ("table",), "commits", "Commits whose answer was lost."),
+    Metric("committed_rows_total", "counter", ("table",), "rows", "Rows committed."),
+    Metric("commit_seconds_total", "counter", ("table",), "seconds", "Time spent in commits."),
+    Metric("committer_errors_total", "counter", ("round",), "rounds", "Rounds that failed and were tried again."),
+)
+"""All of them, in the order of docs/metrics.md. Every one carries the label `process` besides."""
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def sample(name: str, **labels: object) -> str:
+    """The key of a sample: `name{label=value,…}`; commas, equals signs and braces in values become `_`."""
+    if not labels:
+        return name
+    inner = ",".join(f"{label}={str(value).translate(_PLAIN)}" for label, value in labels.items())
+    return f"{name}{{{inner}}}"
+
+
+def parse_sample(key: str) -> tuple[str, dict[str, str]]:
+    """Name and labels of a sample's key."""
+    name, _, inner = key.partition("{")
+    pairs = (pair.partition("=") for pair in inner.removesuffix("}").split(",") if pair)
+    return name, {label: value for label, _, value in pairs}
+
+
+def labelled(samples: dict[str, float], **labels: object) -> dict[str, float]:
+    """The same samples with more labels; labels that a sample has already stay as they are."""
+    found = {}
+    for key, value in samples.items():
+        name, own = parse_sample(key)
+        found[sample(name, **{**labels, **own})] = value
+    return found
+
+
+_PLAIN = str.maketrans({",": "_", "=": "_", "{": "_", "}": "_"})
