@@ -1,4 +1,4 @@
-"""Windows, sessions and lateness once more in plain Python, from their definitions and sharing no code with the product.
+"""Windows, sessions and lateness once more in plain Python, from their definitions, sharing no code with the product.
 
 Slow and obvious on purpose: what the platform's tables must agree with. Times are microseconds since the epoch.
 """

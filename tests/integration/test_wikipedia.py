@@ -19,8 +19,8 @@ MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 HOURLY, PAGES, DAILY = Sliding(HOUR, HOUR), Sliding(3 * HOUR, HOUR), Sliding(DAY, DAY)
 GAP = 30 * MINUTE
 COLUMNS = (
-    "time channel cityName comment countryIsoCode countryName isAnonymous isMinor isNew isRobot isUnpatrolled metroCode "
-    "namespace page regionIsoCode regionName user delta added deleted"
+    "time channel cityName comment countryIsoCode countryName isAnonymous isMinor isNew isRobot isUnpatrolled "
+    "metroCode namespace page regionIsoCode regionName user delta added deleted"
 ).split()
 CLOSING = {  # 15 days of disorder are allowed, the file ends on 2015-09-20
     **dict.fromkeys(COLUMNS, None),
