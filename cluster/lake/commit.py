@@ -20,9 +20,9 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.update import update_table_metadata
 
 from cluster.errors import CommitFailed, CommitUnknown
+from cluster.lake.manifests import TieredAppend
 from cluster.lake.progress import PROPERTY, check_step, decode, encode, standing
 
 logger = logging.getLogger(__name__)
@@ -32,21 +32,15 @@ BACKOFF_S = 0.05  # doubled with every attempt: about 3 s in all, then the commi
 
 
 class OneShot(Transaction):
-    """A transaction that computes its metadata once per step, and leaves clean-up and retries to its caller.
+    """A transaction of updates that do not build on one another, and that leaves clean-up and retries to its caller.
 
-    pyiceberg copies all snapshots on each look at the metadata: 16 copies a commit, over 100 ms at 100 snapshots.
+    pyiceberg copies all snapshots at each look at the staged metadata: 16 times a commit, 100 ms for 100 snapshots.
     """
-
-    _seen: tuple[tuple[Any, ...], TableMetadata] | None = None
 
     @property
     def table_metadata(self) -> TableMetadata:
-        """The table's metadata with the staged updates applied."""
-        if not self._updates:
-            return self._table.metadata
-        if self._seen is None or self._seen[0] is not self._updates:
-            self._seen = (self._updates, update_table_metadata(self._table.metadata, self._updates))
-        return self._seen[1]
+        """The table's metadata as it was read."""
+        return self._table.metadata
 
     def _register_snapshot_producer(self, producer: Any) -> None:
         """Not registered: a refusal may be the echo of a commit that landed, so its manifests must stay."""
@@ -105,7 +99,7 @@ def _check_spec(table: Table, files: Sequence[DataFile]) -> None:
 def _append(table: Table, files: Sequence[DataFile], ends: Mapping[str, int]) -> None:
     progress = {PROPERTY: encode({**decode(table.properties), **ends})}
     transaction = OneShot(table)
-    with transaction.update_snapshot(snapshot_properties=progress).merge_append() as snapshot:
+    with TieredAppend(transaction, progress) as snapshot:
         for file in files:
             snapshot.append_data_file(file)
     transaction.set_properties(progress)

@@ -20,36 +20,50 @@ from cluster.lake.commit import OneShot
 logger = logging.getLogger(__name__)
 
 
-def expire(table: Table, kept: int) -> int:
-    """Expire all but the `kept` newest snapshots (branch and tag heads always stay); returns how many went.
+class Expiry:
+    """Remembers which manifests each snapshot uses, as snapshots never change: reading them anew costs 1 ms each."""
 
-    0 where another commit came first: the next call will do. Other errors come through: the outcome is unknown, and
-    nothing was deleted.
-    """
-    heads = {ref.snapshot_id for ref in table.metadata.refs.values()}
-    snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
-    old = [snapshot for snapshot in snapshots[:-kept] if snapshot.snapshot_id not in heads]
-    if not old:
-        return 0
-    gone = {snapshot.snapshot_id for snapshot in old}
-    # 1. from the table
-    try:
-        transaction = OneShot(table)
-        ExpireSnapshots(transaction).by_ids(list(gone)).commit()
-        transaction.commit_transaction()
-    except CommitFailedException:
-        return 0
-    # 2. from the disk
-    remaining = [snapshot for snapshot in snapshots if snapshot.snapshot_id not in gone]
-    for path in _manifests(table.io, old) - _manifests(table.io, remaining):
-        _delete(table.io, path)
-    for snapshot in old:
-        _delete(table.io, snapshot.manifest_list)
-    return len(old)
+    def __init__(self) -> None:
+        """One for all tables of a process."""
+        self._manifests: dict[str, frozenset[str]] = {}  # by manifest list
 
+    def expire(self, table: Table, kept: int) -> int:
+        """Expire all but the `kept` newest snapshots (branch and tag heads always stay); returns how many went.
 
-def _manifests(io: FileIO, snapshots: Iterable[Snapshot]) -> set[str]:
-    return {manifest.manifest_path for snapshot in snapshots for manifest in snapshot.manifests(io)}
+        0 where another commit came first: the next call will do. Other errors come through: the outcome is unknown, and
+        nothing was deleted.
+        """
+        heads = {ref.snapshot_id for ref in table.metadata.refs.values()}
+        snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+        old = [snapshot for snapshot in snapshots[:-kept] if snapshot.snapshot_id not in heads]
+        if not old:
+            return 0
+        gone = {snapshot.snapshot_id for snapshot in old}
+        # 1. from the table
+        try:
+            transaction = OneShot(table)
+            ExpireSnapshots(transaction).by_ids(list(gone)).commit()
+            transaction.commit_transaction()
+        except CommitFailedException:
+            return 0
+        # 2. from the disk
+        used = self._used(table.io, [snapshot for snapshot in snapshots if snapshot.snapshot_id not in gone])
+        for path in self._used(table.io, old) - used:
+            _delete(table.io, path)
+        for snapshot in old:
+            _delete(table.io, snapshot.manifest_list)
+            self._manifests.pop(snapshot.manifest_list, None)
+        return len(old)
+
+    def _used(self, io: FileIO, snapshots: Iterable[Snapshot]) -> set[str]:
+        used: set[str] = set()
+        for snapshot in snapshots:
+            paths = self._manifests.get(snapshot.manifest_list)
+            if paths is None:
+                paths = frozenset(manifest.manifest_path for manifest in snapshot.manifests(io))
+                self._manifests[snapshot.manifest_list] = paths
+            used |= paths
+        return used
 
 
 def _delete(io: FileIO, path: str) -> None:

@@ -26,7 +26,7 @@ from cluster.events.stream import Stream
 from cluster.lake.catalog import metadata_location, open_catalog
 from cluster.lake.commit import commit
 from cluster.lake.evolve import ensure_table
-from cluster.lake.expire import expire
+from cluster.lake.expire import Expiry
 from cluster.lake.files import FileWriter
 from cluster.lake.progress import decode
 from cluster.lake.tables import table_specs
@@ -43,6 +43,7 @@ class Lake:
         self._writers: dict[str, FileWriter] = {}
         self._writer = uuid.uuid4().hex
         self._numbers = itertools.count()
+        self._expiry = Expiry()
 
     @classmethod
     def open(cls, config: Config) -> Lake:
@@ -102,7 +103,7 @@ class Lake:
 
     def expire(self, table: str) -> int:
         """Forget all but `lake.snapshots_kept` snapshots and delete metadata only they used; returns how many went."""
-        return expire(self.load(table), self.config.lake.snapshots_kept)
+        return self._expiry.expire(self.load(table), self.config.lake.snapshots_kept)
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of `table`, or some of its top-level columns, in memory: for tests and small tables."""

@@ -42,9 +42,8 @@ PROPERTIES = {
     "format-version": "2",
     # A library that retries a stale commit by itself commits twice; our own loop looks for the progress first.
     "commit.retry.num-retries": "0",
-    "commit.manifest-merge.enabled": "true",
-    "commit.manifest.min-count-to-merge": "16",  # more = fewer merges, longer manifest lists
-    "commit.manifest.target-size-bytes": str(128 << 10),  # about 500 files; merging one costs tens of milliseconds
+    "commit.manifest-merge.enabled": "true",  # for other writers; our appends merge by tiers (`manifests`)
+    "commit.manifest.min-count-to-merge": "32",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "5",
     # Under `serializable`, compaction would conflict with every append.

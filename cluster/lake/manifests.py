@@ -1,0 +1,50 @@
+"""Keeps a table's list of manifests short at a price per commit that does not grow: merging by tiers.
+
+Each commit adds a manifest of one or a few files. pyiceberg's own merging rewrites the newest large manifest every few
+commits, at about half a millisecond per file in it. Here MERGE_COUNT small manifests become one of the next tier, so a
+file's entry is rewritten twice in its life: after 32 commits and after 1,024.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from pyiceberg.manifest import ManifestContent, ManifestFile
+from pyiceberg.table import Transaction
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update.snapshot import _FastAppendFiles, _ManifestMergeManager
+
+MERGE_COUNT = 32
+FILES_MAX = MERGE_COUNT**2  # a manifest with this many files is left alone: merging it would hold a commit for seconds
+
+Tier = tuple[int, int]
+"""(partition spec, 0 for manifests below MERGE_COUNT files and 1 for larger ones)."""
+
+
+class TieredAppend(_FastAppendFiles):
+    """An append that merges manifests by tiers as it goes."""
+
+    def __init__(self, transaction: Transaction, summary: dict[str, str]) -> None:
+        """`summary`: further properties of the snapshot."""
+        super().__init__(Operation.APPEND, transaction, transaction._table.io, snapshot_properties=summary)
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        merge = _ManifestMergeManager(0, 0, True, self)._create_manifest
+        full, rest = tiers(manifests)
+        return [*(merge(spec, group) for (spec, _), group in full.items()), *rest]
+
+
+def tiers(manifests: Iterable[ManifestFile]) -> tuple[dict[Tier, list[ManifestFile]], list[ManifestFile]]:
+    """Groups to be merged, each into one manifest, and those that stay as they are."""
+    groups: defaultdict[Tier, list[ManifestFile]] = defaultdict(list)
+    rest = []
+    for manifest in manifests:
+        files = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+        if manifest.content == ManifestContent.DATA and files < FILES_MAX:
+            groups[manifest.partition_spec_id, int(files >= MERGE_COUNT)].append(manifest)
+        else:
+            rest.append(manifest)
+    full = {tier: group for tier, group in groups.items() if len(group) >= MERGE_COUNT}
+    rest += [manifest for tier, group in groups.items() if tier not in full for manifest in group]
+    return full, rest
