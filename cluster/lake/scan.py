@@ -41,6 +41,7 @@ _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     ">=": GreaterThanOrEqual,
 }
 _NULL: Mapping[bool, Callable[..., BooleanExpression]] = {False: IsNull, True: NotNull}
+_IN: Callable[..., BooleanExpression] = In
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _expression(predicate: p.Predicate) -> BooleanExpression:
         case p.IsNull(column, negated):
             return _NULL[negated](Reference(column))
         case p.In(column, values):
-            return In(Reference(column), values)
+            return _IN(Reference(column), values)
         case p.All(parts):
             return _joined(And, parts)
         case p.Any(parts):
