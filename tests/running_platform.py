@@ -49,12 +49,12 @@ class RunningPlatform:
         """The data directory."""
         return self.directory / "data"
 
-    def start(self) -> RunningPlatform:
+    def start(self, port: int = 0) -> RunningPlatform:
         """Run `eagleray up` until it says `ready`; raises AssertionError with its output if it does not."""
         command = [str(Path(sys.executable).parent / "eagleray"), "up", "-c", str(self.directory / "eagleray.yaml")]
         errors = (self.directory / "up.stderr").open("a")
         self.process = subprocess.Popen(
-            [*command, "--data", str(self.data), "--port", "0"],
+            [*command, "--data", str(self.data), "--port", str(port)],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -83,7 +83,7 @@ class Notes:
         good = [batch.first + i for i in range(len(batch.lines)) if i not in rejected]
         note: dict[str, Any] = {"producer": batch.producer, "seqs": good, "attempts": attempts, "at": time.monotonic()}
         note["rejected"] = [[batch.lines[index], reason] for index, reason in rejected.items()]
-        if rejected != batch.bad or answer["accepted"] != len(good):
+        if rejected != batch.bad or answer["accepted"] + answer.get("duplicates", 0) != len(good):
             note["wrong"] = f"expected rejections {batch.bad}, was told {answer}"
         self._write(self._acked, note)
 
