@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import _ErrInfo
 
 from actors.edge.refusal import Refusal, refuse, retry_after
 
@@ -58,8 +59,18 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self._request_count != before:
             self._disarm()
+            self._fail_body()
         elif self._deadline is None and self._waiter is not None:
             self._arm()
+
+    def _fail_body(self) -> None:
+        """Wake who reads a body whose framing just broke: aiohttp only queues the error behind it."""
+        request = self._current_request
+        if request is None or request.content.is_eof() or not self._messages:
+            return
+        broken = self._messages[-1][0]
+        if isinstance(broken, _ErrInfo):
+            request.content.set_exception(web.RequestPayloadError(_first_line(broken.message)))
 
     def handle_error(
         self,
@@ -75,7 +86,7 @@ class Connection(web.RequestHandler):
         elif isinstance(exc, LineTooLong):
             response = refuse(Refusal(431, "headers_too_large", f"a header is longer than {HEADER_BYTES_MAX} bytes"))
         else:
-            response = refuse(Refusal(400, "bad_request", (message or "not HTTP/1.1").splitlines()[0]))
+            response = refuse(Refusal(400, "bad_request", _first_line(message)))
         response.force_close()
         return response
 
@@ -96,6 +107,10 @@ class Connection(web.RequestHandler):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(_raw(refusal))
         self.force_close()
+
+
+def _first_line(message: str | None) -> str:
+    return (message or "not HTTP/1.1").splitlines()[0].strip(" :")
 
 
 def _raw(refusal: Refusal) -> bytes:

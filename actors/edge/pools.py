@@ -1,4 +1,4 @@
-"""POST /v1/pools/{pool}: sets the size of a worker pool. Called by `eagleray scale`."""
+"""POST /v1/admin/pools/{pool}: sets the size of a worker pool. Called by `eagleray scale`."""
 
 from __future__ import annotations
 

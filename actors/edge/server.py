@@ -63,6 +63,11 @@ class Edge:
         await self._http.shutdown(timeout=0.1)
         self._app.close()
 
+    @property
+    def process(self) -> str:
+        """The name of this process in metrics; empty before `start`."""
+        return self._app.process if self._app else ""
+
     def stats(self) -> dict[str, float]:
         """Samples of this process (see cluster.telemetry.metrics), labelled with its name; empty before `start`."""
         return self._app.stats() if self._app else {}

@@ -118,7 +118,7 @@ def _platform(limits: EdgeConfig, sql: Sql, pools: Pools, status: Status) -> tup
         ),
         Route(
             "POST",
-            "/v1/pools/{pool}",
+            "/v1/admin/pools/{pool}",
             "admin",
             pools.post,
             "Set the size of a worker pool.",

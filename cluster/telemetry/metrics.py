@@ -60,7 +60,7 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def sample(name: str, **labels: object) -> str:
-    """The key of a sample: `name{label=value,…}`; commas, equals signs and braces in values become `_`."""
+    """The key of a sample: `name{label=value,…}`; commas and equals signs in values become `_`."""
     if not labels:
         return name
     inner = ",".join(f"{label}={str(value).translate(_PLAIN)}" for label, value in labels.items())
@@ -83,4 +83,4 @@ def labelled(samples: dict[str, float], **labels: object) -> dict[str, float]:
     return found
 
 
-_PLAIN = str.maketrans({",": "_", "=": "_", "{": "_", "}": "_"})
+_PLAIN = str.maketrans({",": "_", "=": "_"})
