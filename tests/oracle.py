@@ -102,7 +102,8 @@ def judge(
     """(partition, time, event) in log order → which windows each event made and which it missed."""
     judged = []
     for partition, time_us, event in events:
-        counted, missed = [], []
+        counted: list[Span] = []
+        missed: list[Span] = []
         for span in spans(time_us):
             (missed if watermarks.late(partition, span[1]) else counted).append(span)
         judged.append(Judged(partition, time_us, event, counted, missed))

@@ -6,7 +6,7 @@ import gzip
 import json
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,11 @@ def test_numbers_are_exact_or_rejected(platform: RunningPlatform, name: str) -> 
             assert json.loads(raw, parse_float=str, parse_int=str)["v"] == text
 
 
+def _visible(platform: RunningPlatform, query: str) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = eventually(lambda: platform.sql(query))
+    return rows
+
+
 def _stored(platform: RunningPlatform, id_: str, column: str) -> list[Any]:
     return [row[0] for row in platform.sql(f"SELECT {column} FROM anything.events WHERE starts_with(id, '{id_}')")]
 
@@ -229,15 +234,14 @@ def test_a_byte_order_mark_is_treated_alike_in_every_form(platform: RunningPlatf
 def test_duplicate_keys_follow_one_rule_on_both_paths(platform: RunningPlatform) -> None:
     """A clean batch goes the fast way; a batch with a bad event is judged one by one. Both must keep the same value."""
     bad = json.dumps(_event("bad", n="many")).encode()
-    stored = {}
+    stored: dict[str, Any] = {}
     for path, companions in (("fast", []), ("slow", [bad])):
         fields = '"n":1,"s":"first","n":2,"s":"last","data":{"a":1,"a":2}'
         double = f'{{"id":"double {path}","time":"{TIME}",{fields}}}'.encode()
         _, answer = platform.post("anything", b"\n".join([double, *companions]), "application/x-ndjson")
         assert [row["index"] for row in answer["rejected"]] == [1][: len(companions)] or answer["accepted"] == 0
         if answer["accepted"]:
-            query = f"SELECT n, s FROM anything.events WHERE id = 'double {path}'"
-            stored[path] = eventually(lambda query=query: platform.sql(query))
+            stored[path] = _visible(platform, f"SELECT n, s FROM anything.events WHERE id = 'double {path}'")
         else:
             stored[path] = answer["rejected"][0]["reason"]
     assert stored["fast"] == stored["slow"]

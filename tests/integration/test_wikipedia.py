@@ -18,6 +18,7 @@ FILE = "events/wikipedia/wikiticker-2015-09-12-sampled.json.gz"
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 HOURLY, PAGES, DAILY = Sliding(HOUR, HOUR), Sliding(3 * HOUR, HOUR), Sliding(DAY, DAY)
 GAP = 30 * MINUTE
+WINDOWS = ("channels", "pages", "sessions", "total")
 COLUMNS = (
     "time channel cityName comment countryIsoCode countryName isAnonymous isMinor isNew isRobot isUnpatrolled "
     "metroCode namespace page regionIsoCode regionName user delta added deleted"
@@ -48,8 +49,8 @@ def counted(edits: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
 def closed(platform: RunningPlatform, edits: list[dict[str, Any]]) -> None:
     """Every window of the file is final."""
     platform.send("wiki", [json.dumps(CLOSING).encode()])
-    for table in ("channels", "pages", "sessions", "total"):
-        eventually(lambda table=table: platform.count(f"wiki.{table}"))
+    query = " + ".join(f"least(1, (SELECT count(*) FROM wiki.{table}))" for table in WINDOWS)
+    eventually(lambda: platform.sql(f"SELECT {query}") == [(len(WINDOWS),)])
 
 
 def test_every_edit_is_in_the_table_once(platform: RunningPlatform, edits: list[dict[str, Any]]) -> None:

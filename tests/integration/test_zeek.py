@@ -42,8 +42,7 @@ def sent(platform: RunningPlatform, lines: list[bytes]) -> None:
         platform.send(stream, lines, rows)
     for stream, _, _ in STREAMS:
         platform.send(stream, [closing])
-    for stream, _, _ in STREAMS:
-        eventually(lambda stream=stream: platform.count(f"{stream}.events") > len(lines))
+    eventually(lambda: all(platform.count(f"{stream}.events") > len(lines) for stream, _, _ in STREAMS))
 
 
 def _in_log_order(platform: RunningPlatform, stream: str) -> list[tuple[Positioned, int, dict[str, Any]]]:
