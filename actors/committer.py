@@ -156,8 +156,9 @@ class Committer:
             staged: Staged = await merger.call(
                 "merge", stream, window, begins, watermark_us, *refs, timeout_s=COLLECT_TIMEOUT_S
             )
-        except (PeerLost, TimeoutError, EaglerayError) as error:
-            logger.warning("closing %s.%s waits: %s", stream, window, error)
+        except Exception as error:  # a worker being restored, lost or wrong: the windows stay open until it answers
+            self.counters[f"closings_delayed_total{{table={stream}.{window}}}"] += 1
+            logger.warning("closing %s.%s waits: %s: %s", stream, window, type(error).__name__, error)
             return
         if staged.files:
             await self._commit(staged)

@@ -17,6 +17,7 @@ from actors.validate.worker import ValidateWorker
 from actors.window.worker import WindowWorker
 from actors.writer.worker import WriterWorker
 from cluster.config import Config
+from cluster.errors import EaglerayError
 from cluster.session import NAMESPACE
 
 CONTROLLER = "controller"
@@ -91,7 +92,12 @@ class Platform:
 
     def start(self) -> int:
         """Wait until events can be sent; returns the HTTP port. Raises what the start failed with."""
-        port: int = ray.get(self.controller.run.remote(), timeout=START_TIMEOUT_S)
+        try:
+            port: int = ray.get(self.controller.run.remote(), timeout=START_TIMEOUT_S)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.GetTimeoutError:
+            raise EaglerayError(f"not every worker answered within {START_TIMEOUT_S:g} s") from None
         return port
 
     def drain(self, timeout_s: float) -> bool:
