@@ -85,7 +85,8 @@ class Controller:
 
     async def _autoscale(self) -> None:
         edges, committer = await asyncio.gather(self.pools["edge"].ask("stats"), self.pools["committer"].ask("status"))
-        in_flight = max((stats.get("edge_in_flight_bytes", 0.0) for stats in edges.values()), default=0.0)
+        samples = (sample for stats in edges.values() for sample in stats.items())
+        in_flight = max((value for key, value in samples if key.startswith("edge_in_flight_bytes")), default=0.0)
         loads = {"validate": in_flight / self.config.edge.in_flight_bytes_max}
         partitions = [row for status in committer.values() for row in status["partitions"]]
         for pool in ("window", "writer"):
