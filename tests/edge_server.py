@@ -28,7 +28,13 @@ STREAMS = {
     "ui": {"schema": "ui.schema.json", "time": "time", "windows": {"per_user": WINDOW}},
     "service": {"schema": "service.schema.json", "time": "time"},
 }
-ROW = {"window_start": "2026-01-01T00:00:00Z", "window_end": "2026-01-01T00:01:00Z", "user": "u1", "n": 3, "final": True}
+ROW = {
+    "window_start": "2026-01-01T00:00:00Z",
+    "window_end": "2026-01-01T00:01:00Z",
+    "user": "u1",
+    "n": 3,
+    "final": True,
+}
 
 
 @dataclass

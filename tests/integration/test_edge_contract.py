@@ -168,14 +168,19 @@ def test_windows_pass_the_time_range_on(edge: ServedEdge) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "1767225600", "2026-13-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    "text", ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "1767225600", "2026-13-01T00:00:00Z"]
+)
 def test_bad_times_are_400(edge: ServedEdge, text: str) -> None:
     assert_error(edge.request("GET", f"/v1/streams/ui/windows/per_user?from={text}"), 400, "bad_time")
 
 
 def test_sql_answers_json_or_arrow(edge: ServedEdge) -> None:
     body = b'{"query": "SELECT 1"}'
-    assert edge.request("POST", "/v1/sql", body).json == {"columns": [{"name": "n", "type": "BIGINT"}], "rows": [[2**60]]}
+    assert edge.request("POST", "/v1/sql", body).json == {
+        "columns": [{"name": "n", "type": "BIGINT"}],
+        "rows": [[2**60]],
+    }
     arrow = edge.request("POST", "/v1/sql", body, {"Accept": "application/vnd.apache.arrow.stream"})
     assert (arrow.body, arrow.headers["Content-Type"]) == (b"arrow", "application/vnd.apache.arrow.stream")
     assert edge.platform.asked == [("SELECT 1", False), ("SELECT 1", True)]

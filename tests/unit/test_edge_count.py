@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.edge import count
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='a,[]{}"\\\n ') | st.booleans(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(alphabet='a,"\\['), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(events=st.lists(VALUES, min_size=1, max_size=12), indent=st.sampled_from([None, 1]), most=st.integers(1, 14))
+def test_elements_of_an_array_are_counted_exactly(events: list[object], indent: int | None, most: int) -> None:
+    body = json.dumps(events, indent=indent).encode()
+    assert count.within(body, "json", most) == (len(events) <= most)
+    if count.surely_within(body, "json", most):
+        assert len(events) <= most
+
+
+@given(
+    events=st.lists(VALUES, max_size=12), blank=st.sampled_from([b"\n", b"\n \t\n", b"\r\n\n"]), most=st.integers(1, 14)
+)
+def test_lines_are_counted_exactly(events: list[object], blank: bytes, most: int) -> None:
+    body = blank.join(json.dumps(event).encode() for event in events)
+    assert count.within(body, "ndjson", most) == (len(events) <= most)
+    if count.surely_within(body, "ndjson", most):
+        assert len(events) <= most
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_count_does_not_depend_on_where_blocks_end(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count, "_BLOCK", block)
+    body = rb'[{"a,": "\"\\", "b": [1, [2, 3], {}]}, "],[", 3, [4, 5]]'
+    assert count.within(body, "json", 4) and not count.within(body, "json", 3)
+
+
+@given(body=st.binary(max_size=200), most=st.integers(1, 5))
+def test_any_bytes_are_counted_without_an_error(body: bytes, most: int) -> None:
+    count.within(b"[" + body, "json", most)
+    count.within(body, "ndjson", most)
+
+
+def test_one_object_is_one_event_however_many_fields() -> None:
+    assert count.within(b' {"a":1,"b":2,"c":3}', "json", 1)
