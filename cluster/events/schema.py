@@ -1,4 +1,7 @@
-"""A stream's schema, read from a JSON Schema file or a pydantic model: the one source of Arrow types and verdicts."""
+"""A stream's schema, read from a JSON Schema file or a pydantic model: the one source of Arrow types and verdicts.
+
+`document` checks the JSON Schema, `shape` makes of it what the others follow, `model` loads pydantic.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.events.arrow_types import arrow_schema
+from cluster.events.document import read_document
+from cluster.events.model import ModelReference, load_model
+from cluster.events.shape import Shape, root_shape
+
 
 @dataclass(frozen=True)
 class EventSchema:
-    """How events of a stream look.
+    """How events of a stream look. Can be pickled: a pydantic model travels by reference.
 
     `arrow` holds one column per property: string, int64, double, bool, timestamp[us, UTC] (format date-time), date32
     (format date), list, struct; what has no fixed shape is JSON text (string, field metadata `{b"json": b"1"}`).
@@ -19,8 +27,18 @@ class EventSchema:
 
     arrow: pa.Schema
     document: dict[str, Any]  # the JSON Schema, references as written
+    model: ModelReference | None = None  # the arbiter, besides the document, where the schema is a pydantic model
+
+    def shape(self) -> Shape:
+        """What an event looks like, references resolved."""
+        return root_shape("schema", self.document)
 
 
 def load_schema(where: str, reference: str, base: Path) -> EventSchema:
     """Read `reference` (a file below `base`, or `module:Model`); raises ConfigError at `where`."""
-    raise NotImplementedError
+    if ":" in reference and not (base / reference).exists():
+        model = ModelReference(reference, str(base))
+        document = load_model(where, model).model_json_schema(by_alias=True, mode="validation")
+        return EventSchema(arrow_schema(root_shape(where, document)), document, model)
+    where, document = read_document(where, base / reference)
+    return EventSchema(arrow_schema(root_shape(where, document)), document)

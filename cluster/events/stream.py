@@ -1,4 +1,4 @@
-"""A stream ready for work: its configuration checked against its schema. Made once by `load_streams`, used by every stage."""
+"""A stream ready for work: its configuration, checked against its schema. Made by `load_streams` for every stage."""
 
 from __future__ import annotations
 

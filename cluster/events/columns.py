@@ -1,0 +1,187 @@
+"""Rows of decoded structs become Arrow columns, and rows that need the arbiter are marked. The pivot of the hot path.
+
+Called by `batch`. A column is built whole, without a loop over rows in Python, wherever its shape allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from msgspec.structs import astuple
+
+from cluster.events.arrow_types import arrow_field, arrow_type
+from cluster.events.checks import Check, value_check
+from cluster.events.instants import days, instants
+from cluster.events.layout import UUID, UUID_LENGTH, ByteTable
+from cluster.events.shape import Shape
+
+_EXACT = 2.0**53  # an integer literal from here on may have been rounded when it became a double
+_NULL = b"null"
+
+
+class Suspects:
+    """Rows of a batch that the fast path cannot vouch for."""
+
+    def __init__(self) -> None:
+        self._rows: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray | None, mask: np.ndarray | None) -> None:
+        """Mark where `mask` is set; `rows` maps its positions to rows of the batch (None: they are the same)."""
+        if mask is not None and mask.any():
+            at = np.flatnonzero(mask)
+            self._rows.append(at if rows is None else rows[at])
+
+    def rows(self) -> list[int]:
+        """All marked rows, each once, ascending."""
+        return np.unique(np.concatenate(self._rows)).tolist() if self._rows else []
+
+
+class Column:
+    """Builds the column of one shape."""
+
+    def __init__(self, shape: Shape, rules: Any) -> None:
+        """`rules` is the document's validator."""
+        self.type = arrow_type(shape)
+        self._check: Check | None = value_check(shape, rules)
+
+    def array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        """`values` (one per row, None where absent) as Arrow; `suspects` None: the arbiter vouched for every row."""
+        if suspects is not None and self._check is not None:
+            suspects.add(rows, self._failing(values, self._check))
+        return self._array(values, rows, suspects)
+
+    @staticmethod
+    def _failing(values: Sequence[Any], check: Check) -> np.ndarray:
+        return np.fromiter((v is not None and not check(v) for v in values), bool, len(values))
+
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        return pa.array(values, self.type)
+
+
+class _Numbers(Column):
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        array = pa.array(values, self.type)
+        if suspects is not None and array.null_count < len(array):
+            large = np.abs(np.frombuffer(array.buffers()[1], np.float64, len(array))) >= _EXACT
+            suspects.add(rows, large)
+        return array
+
+
+class _Instants(Column):
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        array, bad = instants(pa.array(values, pa.string()))
+        if suspects is not None:
+            suspects.add(rows, bad)
+        return array
+
+
+class _Days(Column):
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        array, bad = days(pa.array(values, pa.string()))
+        if suspects is not None:
+            suspects.add(rows, bad)
+        return array
+
+
+class _Uuids(Column):
+    def __init__(self, shape: Shape, rules: Any) -> None:
+        super().__init__(shape, rules)
+        self._each, self._check = self._check, None
+
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        array = pa.array(values, self.type)
+        if suspects is not None and self._each is not None:
+            characters = ByteTable(array).uniform()
+            if characters is None or characters.shape[1] != UUID_LENGTH or not UUID.matches_all(characters):
+                suspects.add(rows, self._failing(values, self._each))
+        return array
+
+
+class _JsonText(Column):
+    """Values arrive as msgspec.Raw. A null is a null; where the depth might be too much, the arbiter judges."""
+
+    def __init__(self, shape: Shape, rules: Any, brackets_max: int) -> None:
+        super().__init__(shape, rules)
+        self._nullable = shape.nullable
+        self._brackets_max = brackets_max
+
+    def array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        texts = [None if value is None else bytes(value) for value in values]
+        if _NULL in texts:
+            if suspects is not None and not self._nullable:
+                suspects.add(rows, np.fromiter((text == _NULL for text in texts), bool, len(texts)))
+            texts = [None if text == _NULL else text for text in texts]
+        if suspects is not None:
+            suspects.add(rows, np.fromiter((self._may_be_deep(text) for text in texts), bool, len(texts)))
+        return super().array(texts, rows, suspects)
+
+    def _may_be_deep(self, text: bytes | None) -> bool:
+        if text is None or len(text) <= 2 * self._brackets_max:
+            return False
+        return text.count(b"{") + text.count(b"[") > self._brackets_max
+
+
+class _Structs(Column):
+    def __init__(self, shape: Shape, rules: Any, brackets_max: int) -> None:
+        super().__init__(shape, rules)
+        self._fields = [arrow_field(member.name, member.shape) for member in shape.members]
+        self._columns = [column(member.shape, rules, brackets_max - 1) for member in shape.members]
+        self._absent = (None,) * len(self._columns)
+
+    def arrays(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> list[pa.Array]:
+        """One array per member."""
+        try:
+            tuples = list(map(astuple, values))
+        except TypeError:  # some are absent
+            tuples = [self._absent if value is None else astuple(value) for value in values]
+        by_member = zip(*tuples, strict=True) if tuples else ((),) * len(self._columns)
+        return [c.array(v, rows, suspects) for c, v in zip(self._columns, by_member, strict=True)]
+
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        absent = np.fromiter((value is None for value in values), bool, len(values))
+        mask = pa.array(absent) if absent.any() else None
+        return pa.StructArray.from_arrays(self.arrays(values, rows, suspects), fields=self._fields, mask=mask)
+
+
+class _Lists(Column):
+    def __init__(self, shape: Shape, rules: Any, brackets_max: int) -> None:
+        super().__init__(shape, rules)
+        assert shape.item is not None
+        self._item = column(shape.item, rules, brackets_max - 1)
+
+    def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
+        lengths = np.fromiter((0 if value is None else len(value) for value in values), np.int64, len(values))
+        absent = np.fromiter((value is None for value in values), bool, len(values))
+        own = np.arange(len(values)) if rows is None else rows
+        items = self._item.array([item for value in values if value for item in value], own.repeat(lengths), suspects)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        mask = pa.array(absent) if absent.any() else None
+        return pa.ListArray.from_arrays(pa.array(offsets), items, type=self.type, mask=mask)
+
+
+def column(shape: Shape, rules: Any, brackets_max: int) -> Column:
+    """The builder for a shape; JSON text within it may hold `brackets_max` levels of brackets, this one's included."""
+    if shape.kind == "json":
+        return _JsonText(shape, rules, brackets_max)
+    if shape.kind == "struct":
+        return _Structs(shape, rules, brackets_max)
+    if shape.item is not None:
+        return _Lists(shape, rules, brackets_max)
+    if shape.kind == "text" and shape.schema.get("format") == "uuid":
+        return _Uuids(shape, rules)
+    return {"number": _Numbers, "instant": _Instants, "day": _Days}.get(shape.kind, Column)(shape, rules)
+
+
+class EventColumns:
+    """Builds the columns of a stream's events."""
+
+    def __init__(self, shape: Shape, rules: Any, depth_max: int) -> None:
+        """`depth_max` is the nesting allowed of one event."""
+        self._root = _Structs(shape, rules, depth_max)
+
+    def arrays(self, structs: Sequence[Any], suspects: Suspects | None) -> list[pa.Array]:
+        """One array per property, in the order of the schema."""
+        return self._root.arrays(structs, None, suspects)
