@@ -46,12 +46,34 @@ METRICS: tuple[Metric, ...] = (
     Metric("log_end_offset", "gauge", ("stream", "partition"), "records", "End of a log partition."),
     Metric("consumer_lag_records", "gauge", ("stream", "partition", "consumer"), "records", "Records not yet read."),
     Metric("watermark_seconds", "gauge", ("stream", "partition"), "seconds", "Watermark, since the Unix epoch."),
+    # window workers
+    Metric("window_events_total", "counter", ("stream",), "events", "Events read and counted once."),
+    Metric("window_duplicates_total", "counter", ("stream",), "events", "Repeated events left out."),
+    Metric("window_late_total", "counter", ("stream", "window"), "events", "Events too late for a window."),
+    Metric("window_overflows_total", "counter", ("stream", "window"), "rows", "Sums beyond their column's range."),
+    Metric("window_state_bytes", "gauge", ("stream",), "bytes", "State of open windows."),
+    Metric("window_snapshots_total", "counter", ("stream",), "snapshots", "State snapshots saved."),
+    Metric(
+        "window_snapshot_failures_total", "counter", ("stream",), "snapshots", "Snapshots that failed; work goes on."
+    ),
+    Metric(
+        "window_state_lost_total", "counter", ("stream",), "snapshots", "Snapshots not read back; replayed instead."
+    ),
+    Metric("window_errors_total", "counter", ("stream", "partition"), "errors", "Rounds that failed, tried again."),
+    # writers
+    Metric("writer_rows_total", "counter", ("table",), "rows", "Rows written to files."),
+    Metric("writer_read_bytes_total", "counter", ("stream",), "bytes", "Bytes read from the log."),
+    Metric("writer_duplicates_total", "counter", ("stream",), "events", "Repeated events left out."),
+    Metric("writer_buffered_bytes", "gauge", (), "bytes", "Read and not yet written to files."),
+    Metric("writer_restarts_total", "counter", ("stream",), "restarts", "Started over from where the table stands."),
+    Metric("writer_errors_total", "counter", ("stream", "error"), "errors", "Rounds that failed and were tried again."),
     # the committer
     Metric("commits_total", "counter", ("table",), "commits", "Commits that landed."),
     Metric("commits_refused_total", "counter", ("table",), "commits", "Refused: the table stood elsewhere."),
     Metric("commits_unknown_total", "counter", ("table",), "commits", "Commits whose answer was lost."),
     Metric("committed_rows_total", "counter", ("table",), "rows", "Rows committed."),
     Metric("commit_seconds_total", "counter", ("table",), "seconds", "Time spent in commits."),
+    Metric("closings_delayed_total", "counter", ("table",), "closings", "Window closings put off to the next round."),
     Metric("committer_errors_total", "counter", ("round",), "rounds", "Rounds that failed and were tried again."),
 )
 """All of them, in the order of docs/metrics.md. Every one carries the label `process` besides."""

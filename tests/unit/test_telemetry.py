@@ -18,7 +18,8 @@ from cluster.telemetry.logging import configure, redact
 from cluster.telemetry.metrics import METRICS, labelled, parse_sample, sample
 from cluster.telemetry.prometheus import histogram_samples, render
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "metrics.md"
 
 
 @given(
@@ -60,6 +61,12 @@ def test_docs_list_every_metric() -> None:
         (name, kind, tuple(re.findall(r"`(\w+)`", labels)), unit, text) for name, kind, labels, unit, text in rows
     ]
     assert listed == [tuple(metric) for metric in METRICS]
+
+
+def test_every_counter_in_the_code_is_listed() -> None:
+    sources = [path for root in ("actors", "cluster/log", "cluster/lake") for path in (ROOT / root).rglob("*.py")]
+    counted = {name for path in sources for name in re.findall(r'"(\w+_total)[":{]', path.read_text())}
+    assert counted and counted <= {metric.name for metric in METRICS}
 
 
 def test_counters_end_in_total_and_nothing_else_does() -> None:
