@@ -101,7 +101,7 @@ def run(connection: duckdb.DuckDBPyConnection, text: str, limits: Limits, deadli
     """Run one statement; raises QueryRejected or QueryFailed."""
     with bounded(connection, limits, deadline):
         relation = connection.sql(text)
-        types = tuple(str(kind) for kind in relation.types)
+        types = tuple(str(kind).strip('"') for kind in relation.types)
         for name, kind in zip(relation.columns, types, strict=True):
             if kind.startswith(_UNRENDERED):
                 raise QueryRejected(f"the column {name} has the type {kind}; cast it, for example to VARCHAR")

@@ -51,6 +51,10 @@ class Sql:
         """Release the parser."""
         self._guard.close()
 
+    def warm(self) -> None:
+        """Load what the first query would load."""
+        self.query("SELECT 1", timeout_s=60)
+
     def query(self, text: str, timeout_s: float) -> Answer:
         """The result of `text`; raises QueryRejected (not allowed, not valid) and QueryFailed (time, memory, size)."""
         deadline = Deadline(timeout_s)

@@ -1,0 +1,135 @@
+"""Answers SQL for others, such as the HTTP edge: every query runs in a child process that can be ended at any moment.
+
+A plain class; the platform makes an actor of it. Promise: a query takes at most its time limit and GRACE_S, and
+whatever it does to its process, the next query finds a healthy one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+from cluster.config import Config
+from cluster.errors import EaglerayError, Overloaded, QueryFailed
+from jobs.sql.child import HEADER, READY, send
+from jobs.sql.confine import GRACE_S
+
+Form = Literal["json", "arrow"]
+
+QUERIES_MAX = 2  # at once; the memory of each is lake.query_memory_max
+START_TIMEOUT_S = 60.0
+_CHUNK = 1 << 20
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class SqlWorker:
+    """Runs queries in child processes; threads may share it."""
+
+    def __init__(self, config: Config, *, queries_max: int = QUERIES_MAX) -> None:
+        """Start the first child; the others start when they are needed."""
+        self._config = config
+        self._slots: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        for _ in range(queries_max - 1):
+            self._slots.put(None)
+        self._slots.put(_Child(config))
+
+    def query(self, text: str, timeout_s: float, form: Form = "json") -> dict[str, Any] | bytes:
+        """`form` json: `{"columns", "rows"}` as `jobs.sql.answer` has it; arrow: an IPC stream.
+
+        Raises QueryRejected, QueryFailed, and Overloaded where no child is free within `timeout_s`.
+        """
+        try:
+            child = self._slots.get(timeout=timeout_s)
+        except queue.Empty:
+            raise Overloaded("the number of SQL queries at once", retry_after_s=timeout_s) from None
+        keep: _Child | None = None
+        try:
+            child = child if child and child.alive() else _Child(self._config)
+            answer = child.ask(text, timeout_s, form)
+            if isinstance(answer, QueryFailed):
+                child.end()  # it may hold on to much memory
+            else:
+                keep = child
+        finally:
+            self._slots.put(keep)
+        if isinstance(answer, EaglerayError):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the children; queries that run fail."""
+        while not self._slots.empty():
+            if child := self._slots.get():
+                child.end()
+
+
+class _Child:
+    """One child process and the pipes to it."""
+
+    def __init__(self, config: Config) -> None:
+        temp = config.data_dir / "tmp"
+        temp.mkdir(parents=True, exist_ok=True)
+        self._temp_dir = Path(tempfile.mkdtemp(prefix="sql-", dir=temp))
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        # -P: a folder named jobs/ in the current directory must not stand in for ours.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "jobs.sql.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        send(self._requests, (config, self._temp_dir))
+        self._ready = False
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, text: str, timeout_s: float, form: Form) -> Any:
+        """The child's answer; errors are values. Ends the child where it does not answer."""
+        try:
+            if not self._ready:
+                self._ready = self._receive(START_TIMEOUT_S) == READY
+            send(self._requests, (text, timeout_s, form))
+            return self._receive(timeout_s + GRACE_S)
+        except TimeoutError:
+            self.end()
+            return QueryFailed(f"the query was stopped after its time limit of {timeout_s:g} s")
+        except (EOFError, BrokenPipeError):
+            self.end()
+            return QueryFailed("the query ended its process, most likely for want of memory (lake.query_memory_max)")
+
+    def _receive(self, timeout_s: float) -> Any:
+        deadline = monotonic() + timeout_s
+        (size,) = HEADER.unpack(self._read(HEADER.size, deadline))
+        return pickle.loads(self._read(size, deadline))
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        parts = []
+        while size:
+            ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - monotonic()))
+            if not ready:
+                raise TimeoutError
+            part = os.read(self._answers.fileno(), min(size, _CHUNK))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._requests.close()
+        self._answers.close()
+        shutil.rmtree(self._temp_dir, ignore_errors=True)  # what a query that was ended had spilled
