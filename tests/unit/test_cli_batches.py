@@ -47,7 +47,7 @@ def test_compression_is_seen_by_content(squeeze: object) -> None:
 def test_damaged_compression_is_told_after_what_was_readable(squeeze: object) -> None:
     data = squeeze(b"".join(b'{"n":%d}\n' % (n * 7919 % 65521) for n in range(500_000)))  # type: ignore[operator]
     damaged = data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :]
-    seen = []
+    seen: list[Batch] = []
     with pytest.raises(UnreadableInput):
         seen.extend(read_batches(io.BytesIO(damaged), "ndjson", 1000, 1 << 20))
 
