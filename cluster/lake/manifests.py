@@ -31,8 +31,10 @@ class TieredAppend(_FastAppendFiles):
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         merge = _ManifestMergeManager(0, 0, True, self)._create_manifest
-        full, rest = tiers(manifests)
-        return [*(merge(spec, group) for (spec, _), group in full.items()), *rest]
+        # This commit's own manifest is left for a later one: merged away at once, its file would belong to no snapshot.
+        own = [manifest for manifest in manifests if manifest.added_snapshot_id == self._snapshot_id]
+        full, rest = tiers(manifest for manifest in manifests if manifest not in own)
+        return [*own, *(merge(spec, group) for (spec, _), group in full.items()), *rest]
 
 
 def tiers(manifests: Iterable[ManifestFile]) -> tuple[dict[Tier, list[ManifestFile]], list[ManifestFile]]:
