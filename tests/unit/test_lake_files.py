@@ -46,7 +46,9 @@ def test_every_type_and_odd_name_comes_back(tmp_path: Path) -> None:
     table = pa.table(columns)
     lake = make_lake(tmp_path, make_stream(pa.schema([*SCHEMA, *table.schema])))
     files = land(lake, event_rows(3, **columns))
-    stored = pq.read_table(files[0].file_path).rename_columns(lake.load(EVENTS).schema().column_names)
+    stored = pq.read_table(files[0].file_path).rename_columns(
+        [field.name for field in lake.load(EVENTS).schema().fields]
+    )
     points = [[{"x": 1, "odd_x2Ename": ["a", None]}], None, []]
     assert stored["points"].to_pylist() == points  # of such a list, pyiceberg's own reader makes [] where it is null
     flat = [name for name in table.column_names if name != "points"]
