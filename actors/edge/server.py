@@ -55,7 +55,7 @@ class Edge:
         while self._http.connections and asyncio.get_running_loop().time() < deadline:
             for connection in self._http.connections:
                 if isinstance(connection, Connection) and connection.idle:
-                    connection.close()
+                    connection.force_close()
             await asyncio.sleep(_CLOSING_S)
         # 4.
         if left := len(self._http.connections):
