@@ -15,7 +15,7 @@ import msgspec
 from cluster.events.arbiter import Acceptance, Arbiter
 from cluster.events.decode import Decoders
 from cluster.events.shape import Shape
-from cluster.events.text import BLANK, BOM, Malformed, check, elements
+from cluster.events.text import BLANK, BOM, Malformed, check, elements, is_grammatical
 from cluster.events.unknown import Unknown
 from cluster.events.verdict import Rejection, Submission
 
@@ -104,7 +104,8 @@ class Reader:
         try:
             check(body)
         except Malformed as error:
-            return Reading(malformed=str(error))
+            if not is_grammatical(body):
+                return Reading(malformed=str(error))
         except RecursionError:
             pass  # too deep, says the arbiter
         return self._each([body])

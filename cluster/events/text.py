@@ -65,6 +65,15 @@ def parse(raw: bytes) -> Any:
     return _DECODER.decode(raw.decode())
 
 
+def is_grammatical(raw: bytes) -> bool:
+    """Whether `raw` follows the grammar, so that what `check` objects to is a lone surrogate within one event."""
+    try:
+        _DECODER.decode(raw.decode())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _outside_strings(raw: bytes) -> bytes:
     """`raw` with the strings blanked out, byte for byte; an unterminated one stays."""
     return _STRING.sub(lambda match: b"s" * len(match[0]), raw)
@@ -88,12 +97,29 @@ def depth(raw: bytes | memoryview) -> int:
 
 
 def elements(body: bytes) -> list[bytes]:
-    """The elements of a JSON array, each as sent; raises Malformed. Those too deep to check are cut out unchecked."""
+    """The elements of a JSON array, each as sent; raises Malformed.
+
+    Elements that are too deep to check, or have lone surrogates, do not spoil the others: they are left to the arbiter.
+    """
     try:
         check(body)
         return [bytes(element) for element in _RAWS.decode(body)]
     except RecursionError:
+        parts = _cut(body.strip(BLANK))
+        for part in parts:
+            _check_unless_deep(part)
+        return parts
+    except Malformed:
+        if not is_grammatical(body):
+            raise
         return _cut(body.strip(BLANK))
+
+
+def _check_unless_deep(raw: bytes) -> None:
+    try:
+        check(raw)
+    except RecursionError:
+        pass
 
 
 def _cut(body: bytes) -> list[bytes]:
@@ -103,10 +129,4 @@ def _cut(body: bytes) -> list[bytes]:
         raise Malformed("brackets do not match")
     commas = np.flatnonzero((np.frombuffer(blanked, np.uint8) == ord(",")) & (depths == 1))
     edges = [0, *commas.tolist(), len(body) - 1]
-    parts = [body[begin + 1 : end].strip(BLANK) for begin, end in pairwise(edges)]
-    for part in parts:
-        try:
-            check(part)
-        except RecursionError:
-            continue
-    return parts
+    return [body[begin + 1 : end].strip(BLANK) for begin, end in pairwise(edges)]
