@@ -46,6 +46,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("log_end_offset", "gauge", ("stream", "partition"), "records", "End of a log partition."),
     Metric("consumer_lag_records", "gauge", ("stream", "partition", "consumer"), "records", "Records not yet read."),
     Metric("watermark_seconds", "gauge", ("stream", "partition"), "seconds", "Watermark, since the Unix epoch."),
+    # validate workers
+    Metric("validate_events_total", "counter", ("stream",), "events", "Accepted events made durable."),
+    Metric("validate_rejections_total", "counter", ("stream", "reason"), "events", "Rejections made durable."),
+    Metric("validate_bytes_total", "counter", ("stream",), "bytes", "Bodies judged, inflated."),
+    Metric("validate_judge_seconds_total", "counter", (), "seconds", "Time spent judging and encoding."),
+    Metric("validate_append_seconds_total", "counter", (), "seconds", "Time spent waiting for the log."),
     # window workers
     Metric("window_events_total", "counter", ("stream",), "events", "Events read and counted once."),
     Metric("window_duplicates_total", "counter", ("stream",), "events", "Repeated events left out."),

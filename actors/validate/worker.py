@@ -1,0 +1,93 @@
+"""Validates events and makes them durable: judges submissions, appends to the log, and only then answers.
+
+Called by the edge with micro-batches; the window and writer workers read what it appends. It holds no state but
+counters, so it may be killed at any instruction: what was not answered may or may not be stored, and a retry is told
+apart by id or Idempotency-Key. A plain class: the pool makes actors of it, with several calls in flight.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+from actors.validate.records import Records
+from cluster.clock import Clock, SystemClock
+from cluster.config import Config
+from cluster.events.hashing import hash_seed
+from cluster.events.judge import Judge, Judged
+from cluster.events.stream import load_streams
+from cluster.events.verdict import Answer, Submission
+from cluster.log.open import open_log
+from cluster.telemetry.metrics import sample
+
+
+class ValidateWorker:
+    """One worker of the validate pool. Its methods may run in several threads at once."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        """Opens the log and prepares every stream; raises ConfigError, LogUnavailable."""
+        self._clock = clock or SystemClock()
+        seed = hash_seed(config.data_dir)
+        streams = load_streams(config)
+        self._judges = {name: Judge(stream, config.edge, seed) for name, stream in streams.items()}
+        self._log = open_log(config)
+        self._records = Records(self._log.partitions)
+        self._counters: defaultdict[str, float] = defaultdict(float)
+        self._mutex = threading.Lock()
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Answer]:
+        """Judge and store; one answer per submission, in order, when everything of it is durable.
+
+        Raises KeyError for a stream that the configuration does not have (the edge asks first), and LogUnavailable:
+        then nothing may be acked, whatever part of it was written.
+        """
+        by_stream: dict[str, list[int]] = {}
+        for at, submission in enumerate(submissions):
+            by_stream.setdefault(submission.stream, []).append(at)
+        if unknown := set(by_stream) - set(self._judges):
+            raise KeyError(f"unknown stream {sorted(unknown)[0]!r}")
+        answers: dict[int, Answer] = {}
+        for stream, places in by_stream.items():
+            found = self._store(stream, [submissions[at] for at in places])
+            answers |= zip(places, found, strict=True)
+        return [answers[at] for at in range(len(submissions))]
+
+    def _store(self, stream: str, submissions: list[Submission]) -> list[Answer]:
+        # 1. judge  2. append, which returns after fsync  3. answer
+        began = time.perf_counter()
+        judged = self._judges[stream].judge(submissions, self._clock.now_us())
+        entries = self._records.entries(judged)
+        judged_at = time.perf_counter()
+        if entries:
+            self._log.append(stream, entries)
+        self._count(stream, submissions, judged, judged_at - began, time.perf_counter() - judged_at)
+        return judged.answers
+
+    def _count(
+        self, stream: str, submissions: list[Submission], judged: Judged, judge_s: float, append_s: float
+    ) -> None:
+        counted = [
+            (sample("validate_events_total", stream=stream), judged.batch.num_rows),
+            (sample("validate_bytes_total", stream=stream), sum(len(submission.body) for submission in submissions)),
+            (sample("validate_judge_seconds_total"), judge_s),
+            (sample("validate_append_seconds_total"), append_s),
+        ]
+        counted += [(sample("validate_rejections_total", stream=stream, reason=r.reason), 1) for r, _ in judged.rejects]
+        with self._mutex:
+            for name, value in counted:
+                self._counters[name] += value
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start of this worker; they only grow."""
+        with self._mutex:
+            return dict(self._counters)
+
+    def ping(self) -> bool:
+        """Whether the worker answers."""
+        return True
+
+    def close(self) -> None:
+        """Release the log."""
+        self._log.close()
