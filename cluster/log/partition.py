@@ -1,8 +1,8 @@
 """One partition of the embedded log: a SQLite file in WAL mode. Owned by `embedded`; knows no other partition.
 
-Appenders of all processes take turns by a file lock, so that nobody ever polls for SQLite's own lock; appends of threads
-that wait meanwhile are committed together by whoever gets the lock. A commit is on disk when it returns
-(`synchronous=FULL`). Whatever goes wrong, the connection is thrown away: SQLite rolls back, and the next one starts clean.
+Appenders of all processes take turns by a file lock, so that nobody ever polls for SQLite's own lock; appends of
+threads that wait meanwhile are committed together by whoever gets the lock. A commit is on disk when it returns
+(`synchronous=FULL`). Whatever goes wrong, the connection is thrown away: SQLite rolls back, the next one starts clean.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ CREATE TABLE trimmed (one INTEGER PRIMARY KEY CHECK (one = 1), "end" INTEGER NOT
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)"
 _LAST = 'SELECT "offset" + 1, ingested_at_us FROM records ORDER BY "offset" DESC LIMIT 1'
 _TRIMMED = 'SELECT "end", ingested_at_us FROM trimmed'
-_SELECT = 'SELECT "offset", kind, rows, ingested_at_us, checksum, payload FROM records WHERE "offset" >= ? ORDER BY "offset"'
+_SELECT = (
+    'SELECT "offset", kind, rows, ingested_at_us, checksum, payload FROM records WHERE "offset" >= ? ORDER BY "offset"'
+)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _Row = tuple[int, int, int, int, int, bytes]
@@ -346,7 +348,8 @@ def _end(connection: sqlite3.Connection) -> tuple[int, int]:
 def _bounds(connection: sqlite3.Connection) -> Bounds:
     # one statement, so that both ends are of one moment
     row = connection.execute(
-        'SELECT (SELECT min("offset") FROM records), (SELECT max("offset") + 1 FROM records), (SELECT "end" FROM trimmed)'
+        'SELECT (SELECT min("offset") FROM records), (SELECT max("offset") + 1 FROM records),'
+        ' (SELECT "end" FROM trimmed)'
     ).fetchone()
     first, end, trimmed = row
     return Bounds(first, end) if first is not None else Bounds(trimmed or 0, trimmed or 0)

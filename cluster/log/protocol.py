@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 class Kind(IntEnum):
     """What a record holds."""
 
-    EVENTS = 0  # an Arrow IPC stream of one batch: accepted events (`StreamSchema.log_schema`)
-    REJECTS = 1  # an Arrow IPC stream of one batch: rejected events (`REJECT_SCHEMA`)
-    CONTROL = 2  # a JSON object: a decision of the wall clock, such as idleness
+    EVENTS = 0  # accepted events (`Stream.log_schema`), encoded by `record.encode_batch`
+    REJECTS = 1  # rejected events (`REJECT_SCHEMA`), encoded by `record.encode_batch`
+    CONTROL = 2  # a decision of the wall clock, such as idleness, encoded by `record.encode_control`
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class EventLog(Protocol):
     def read(self, stream: str, partition: int, offset: int, max_bytes: int) -> list[Record]:
         """Records from `offset` on: at least one if there is one, then up to `max_bytes` of payload in all.
 
-        Raises OffsetOutOfRange below the first kept offset, LogCorrupt where a checksum fails, LogUnavailable.
+        Raises OffsetOutOfRange below the first kept offset and beyond the end (the log is not the one that was read),
+        LogCorrupt where a checksum fails, LogUnavailable.
         """
         ...
 

@@ -1,0 +1,178 @@
+"""Finds events that were accepted before: exact, within a horizon, in bounded memory. `reader` has one per partition.
+
+An event is a duplicate iff its id was stored less than `horizon_us` of ingestion time ago. The answer depends only on
+the sequence of (id, ingestion time), never on batching, spilling, merging or restarts. Recent ids are in memory
+(`idtable`), older ones in sorted runs on disk (`idruns`). `save` and `restore` keep a copy as a cache of the log.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.log.idrun import IdRun, RunInvalid, write_run
+from cluster.log.idruns import IdRuns
+from cluster.log.idstore import IdStore
+from cluster.log.idtable import I64, NEVER, ROW_BYTES, Ids, IdTable, Mask
+
+MEMORY_BYTES_MAX = 128 << 20
+SAVES_MAX = 8  # saved pieces of the table; then they are written as one
+
+
+class Deduplicator:
+    """The ids of one partition. Not thread-safe: one caller at a time."""
+
+    def __init__(self, horizon_us: int, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
+        """Remember nothing yet. `memory_bytes_max` bounds table, filters and indexes; one batch may exceed it."""
+        self._horizon_us = horizon_us
+        self._table = IdTable()
+        self._rows_max = 1 << max(10, (memory_bytes_max // 2 // ROW_BYTES).bit_length() - 1)
+        self._store = IdStore.private()
+        self._runs = IdRuns(self._store, memory_bytes_max - self._rows_max * ROW_BYTES)
+        self._saves: list[IdRun] = []  # copies of the table's first rows, looked at by a restore only
+        self._saved_rows = 0
+        self._complete = 0  # offset below which everything is on disk in a shared directory
+        self._floor = 0  # offset below which restoring is not exact any more
+        self._lost = False  # another one owns the directory
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held between calls."""
+        return self._table.memory_bytes + self._runs.memory_bytes
+
+    def fresh(
+        self,
+        ids: npt.NDArray[np.uint64],
+        present: Mask | None,
+        ingested_at_us: int | I64,
+        offset: int | I64,
+    ) -> Mask:
+        """Which events are not duplicates, and remember them; of equal ids the first wins, also within the batch.
+
+        `ids` is (n, 2); events without an id (`present` False) are always fresh. `ingested_at_us` and `offset` are one
+        per event or one for all, never below those of earlier calls. Raises OSError before anything changed.
+        """
+        fresh = np.ones(len(ids), np.bool_)
+        where = slice(None) if present is None else np.flatnonzero(present)
+        times = np.broadcast_to(np.asarray(ingested_at_us, np.int64), len(ids))[where]
+        offsets = np.broadcast_to(np.asarray(offset, np.int64), len(ids))[where]
+        batch = Ids(np.ascontiguousarray(ids[where, 0]), np.ascontiguousarray(ids[where, 1]), times, offsets)
+        if not len(times):
+            return fresh
+        if self._table.rows >= self._rows_max:
+            self._spill()
+        self._table.reserve(len(times))
+        row, slot = self._table.find(batch)
+        stored = self._stored(batch, row)
+        candidates = np.flatnonzero(times - stored >= self._horizon_us)
+        fresh[where] = self._table.admit(batch, slot, candidates, self._horizon_us)
+        return fresh
+
+    def save(self, directory: Path, upto_offset: int) -> None:
+        """Write what is not yet saved of records below `upto_offset`, and drop what a restore from there cannot need.
+
+        Raises OSError; then nothing is lost, and the next call writes it. Without effect once another one has taken
+        over `directory`.
+        """
+        if self._store.directory != directory:
+            self._move(directory)
+        if self._lost or upto_offset <= self._complete:
+            return
+        self._save_rows(upto_offset)
+        self._complete = upto_offset
+        if self._runs.expire(self._time_before(upto_offset) - self._horizon_us):
+            self._floor = upto_offset
+        self._publish()
+
+    def restore(self, directory: Path, upto_offset: int) -> int:
+        """Take over `directory` with the ids of records below `upto_offset`, forgetting everything else.
+
+        Returns the offset up to which the ids are complete, at most `upto_offset`; the caller feeds the records from
+        there on. 0: nothing usable was there. Raises OSError.
+        """
+        self._forget(IdStore.take_over(directory))
+        manifest = self._store.manifest
+        assert manifest is not None
+        complete = min(manifest.complete, upto_offset)
+        if manifest.floor <= upto_offset:
+            try:
+                self._runs.load(manifest.runs, complete)
+                self._complete, self._floor = complete, manifest.floor
+            except (RunInvalid, FileNotFoundError):
+                self._runs.clear()  # only a cache: the caller reads the log instead
+        self._publish()
+        self._store.sweep()
+        return self._complete
+
+    def close(self) -> None:
+        """Stop merging and close all files; what was saved stays."""
+        self._forget(IdStore.private())
+
+    def _stored(self, batch: Ids, row: I64) -> I64:
+        """When each id was last stored; NEVER if it was not, or longer ago than matters."""
+        stored = np.full(len(row), NEVER, np.int64)
+        known = row >= 0
+        stored[known] = self._table.ids.time[row[known]]
+        if self._runs.runs:
+            unknown = np.flatnonzero(~known)
+            since = int(batch.time[0]) - self._horizon_us
+            stored[unknown] = self._runs.newest(batch.hi[unknown], batch.lo[unknown], since)
+        return stored
+
+    def _spill(self) -> None:
+        """Turn the whole table into a run. Raises OSError before anything changed."""
+        ids = self._table.ids
+        newest_us = int(ids.time[-1])
+        self._runs.add(ids)
+        self._table.clear()
+        self._store.discard(self._saves)
+        self._saves, self._saved_rows = [], 0
+        if self._store.manifest is None:
+            self._runs.expire(newest_us - self._horizon_us)
+        with suppress(OSError):  # the last manifest still holds, and so do its files
+            self._publish()
+
+    def _save_rows(self, upto_offset: int) -> None:
+        upto_row = int(np.searchsorted(self._table.ids.offset, upto_offset))
+        if upto_row <= self._saved_rows:
+            return
+        whole = len(self._saves) >= SAVES_MAX
+        ids = self._table.ids.take(slice(0 if whole else self._saved_rows, upto_row))
+        run = write_run(self._store.path(int(ids.offset[0]), int(ids.offset[-1]) + 1), ids)
+        if whole:
+            self._store.discard(self._saves)
+            self._saves = []
+        self._saves.append(run)
+        self._saved_rows = upto_row
+
+    def _time_before(self, offset: int) -> int:
+        """An ingestion time that records from `offset` on are not below; NEVER if unknown."""
+        ids = self._table.ids
+        row = int(np.searchsorted(ids.offset, offset))
+        return int(ids.time[row - 1]) if row else self._runs.last_us(offset)
+
+    def _publish(self) -> None:
+        if not self._store.publish(self._complete, self._floor, [*self._runs.runs, *self._saves]):
+            self._lost = True  # its files belong to the new owner now; ours stay readable as long as they are open
+            self._store = self._runs.store = IdStore.private()
+            self._saves = []
+
+    def _move(self, directory: Path) -> None:
+        """Adopt `directory` without a restore, dropping what it holds."""
+        if self._lost or self._store.manifest is not None:
+            return  # a directory is given once
+        store = IdStore.take_over(directory)
+        self._runs.move(store)
+        self._store = store
+
+    def _forget(self, store: IdStore) -> None:
+        self._runs.clear()
+        for run in self._saves:
+            run.close()
+        self._table.clear()
+        self._store = self._runs.store = store
+        self._saves, self._saved_rows = [], 0
+        self._complete, self._floor, self._lost = 0, 0, False

@@ -1,0 +1,149 @@
+"""Deduplication ids in memory: an exact hash table in numpy arrays, probed by whole batches. The hot part of `dedup`.
+
+Ids are kept in the order in which they came, in four columns; an index of row numbers (open addressing, linear probing,
+at most half full) finds the latest row of an id. An id that came again after the horizon has several rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+NEVER = -(1 << 62)
+"""A time before all others: of ids that are not there."""
+
+ROW_BYTES = 40  # 32 in the columns and 8 in the index
+_FIRST_ROWS = 1024
+
+
+class Ids(NamedTuple):
+    """Rows of (id, ingestion time, record offset), as columns of one length; an id is (hi, lo)."""
+
+    hi: U64
+    lo: U64
+    time: I64
+    offset: I64
+
+    @classmethod
+    def empty(cls, rows: int) -> Ids:
+        """Room for `rows`, not initialised."""
+        hi, lo = np.empty(rows, np.uint64), np.empty(rows, np.uint64)
+        return cls(hi, lo, np.empty(rows, np.int64), np.empty(rows, np.int64))
+
+    def take(self, where: Mask | I64 | slice) -> Ids:
+        """Some of the rows."""
+        return Ids(self.hi[where], self.lo[where], self.time[where], self.offset[where])
+
+
+class IdTable:
+    """Up to about `rows_max` ids; grows as needed, and by as much as one batch beyond."""
+
+    def __init__(self) -> None:
+        """An empty table."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        self.rows = 0
+        self._columns = Ids.empty(_FIRST_ROWS)
+        self._index = np.zeros(2 * _FIRST_ROWS, np.int32)  # row + 1; 0: empty
+
+    @property
+    def ids(self) -> Ids:
+        """All rows, oldest first; a view."""
+        return self._columns.take(slice(0, self.rows))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of columns and index."""
+        return sum(column.nbytes for column in self._columns) + self._index.nbytes
+
+    def find(self, ids: Ids) -> tuple[I64, I64]:
+        """For each id its latest row (-1: none), and the slot where it stands or belongs."""
+        slot = self._home(ids.hi)
+        row = np.full(len(slot), -1, np.int64)
+        found = self._index[slot]
+        pending = np.flatnonzero(found)
+        at = found[pending] - 1
+        while len(pending):
+            same = self._columns.lo[at] == ids.lo[pending]
+            same &= self._columns.hi[at] == ids.hi[pending]
+            row[pending[same]] = at[same]
+            pending = pending[~same]
+            step = (slot[pending] + 1) & (len(self._index) - 1)
+            slot[pending] = step
+            found = self._index[step]
+            occupied = found != 0
+            pending, at = pending[occupied], found[occupied] - 1
+        return row, slot
+
+    def reserve(self, rows: int) -> None:
+        """Make room for `rows` more, so that slots stay valid between `find` and `admit`."""
+        capacity = len(self._columns.hi)
+        if self.rows + rows <= capacity:
+            return
+        while self.rows + rows > capacity:
+            capacity *= 2
+        held = self.ids
+        self._columns = Ids.empty(capacity)
+        for column, old in zip(self._columns, held, strict=True):
+            column[: self.rows] = old
+        latest = self._index[self._index != 0] - 1
+        self._index = np.zeros(2 * capacity, np.int32)
+        self._place(latest)
+
+    def admit(self, ids: Ids, slot: I64, pending: I64, horizon_us: int) -> Mask:
+        """Add the rows `pending` of `ids`, each to be claimed at its `slot`; of equal ids the first wins. True: added.
+
+        An id that came again in the same batch is added again if the horizon has passed in between.
+        """
+        fresh = np.zeros(len(ids.hi), np.bool_)
+        while len(pending):
+            at = slot[pending]
+            self._index[at[::-1]] = -1 - pending[::-1]  # the last write stays: the first row of the batch
+            owner = -1 - self._index[at]
+            won = owner == pending
+            fresh[pending[won]] = True
+            pending = self._next(ids, slot, pending[~won], owner[~won], horizon_us)
+        self._append(ids.take(fresh), slot[fresh])
+        return fresh
+
+    def _next(self, ids: Ids, slot: I64, lost: I64, owner: I64, horizon_us: int) -> I64:
+        """Who claims again among those that found their slot taken by `owner`: not the repeated ids."""
+        if not len(lost):
+            return lost
+        same = (ids.lo[lost] == ids.lo[owner]) & (ids.hi[lost] == ids.hi[owner])
+        again = same & (ids.time[lost] - ids.time[owner] >= horizon_us)
+        moving = lost[~same]
+        at, searching = slot[moving], np.arange(len(moving))
+        while len(searching):
+            at[searching] = (at[searching] + 1) & (len(self._index) - 1)
+            searching = searching[self._index[at[searching]] != 0]
+        slot[moving] = at
+        return np.sort(np.concatenate((moving, lost[again])))
+
+    def _append(self, ids: Ids, slot: I64) -> None:
+        end = self.rows + len(ids.hi)
+        for column, new in zip(self._columns, ids, strict=True):
+            column[self.rows : end] = new
+        self._index[slot] = np.arange(self.rows + 1, end + 1, dtype=np.int32)
+        self.rows = end
+
+    def _home(self, hi: U64) -> I64:
+        shift = 65 - len(self._index).bit_length()
+        return (hi >> np.uint64(shift)).astype(np.int64)
+
+    def _place(self, rows: npt.NDArray[np.int32]) -> None:
+        """Index rows whose ids all differ."""
+        slot = self._home(self._columns.hi[rows])
+        while len(rows):
+            free = self._index[slot] == 0
+            self._index[slot[free]] = rows[free] + 1
+            lost = self._index[slot] != rows + 1
+            rows, slot = rows[lost], (slot[lost] + 1) & (len(self._index) - 1)
