@@ -136,6 +136,10 @@ class Plan:
     key: str | None = None
     run: str = "r000"
     form: Literal["ndjson", "json"] = "ndjson"
+    first_seq: int = (
+        FIRST_SEQ  # between FIRST_SEQ and 9 * FIRST_SEQ: phases of a benchmark tell their events apart by it
+    )
+    lines: Path | None = None  # NDJSON to send instead of game events, as it is, over and over
 
     def head(self, length: int) -> bytes:
         """The head of a request with a body of `length` bytes."""
@@ -145,6 +149,21 @@ class Plan:
             f"POST /v1/streams/{self.stream}/events HTTP/1.1\r\nHost: {urlsplit(self.url).netloc}\r\n{authorization}"
             f"Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
         ).encode()
+
+
+class Lines:
+    """Bodies of `rows` lines of a file each, in turn: events of one's own, sent as they are."""
+
+    def __init__(self, file: Path, rows: int, form: Literal["ndjson", "json"]) -> None:
+        """Read the file at once."""
+        lines = [line for line in file.read_bytes().split(b"\n") if line.strip()]
+        parts = [lines[at : at + rows] for at in range(0, len(lines), rows)]
+        self.rows = rows
+        self._bodies = [b"\n".join(p) if form == "ndjson" else b"[" + b",".join(p) + b"]" for p in parts]
+
+    def body(self, first_seq: int) -> bytes:
+        """The body in turn."""
+        return self._bodies[first_seq // self.rows % len(self._bodies)]
 
 
 class Load:
@@ -165,11 +184,13 @@ class Load:
         self.cpu_s = time.process_time() - cpu_s
         return self.log
 
-    def _feed(self, seed: int) -> Feed:
+    def _feed(self, seed: int) -> Feed | Lines:
+        if self.plan.lines:
+            return Lines(self.plan.lines, self.plan.rows, self.plan.form)
         pool = max(self.plan.rows, 16_000 // self.plan.connections)
         return Feed(self.plan.rows, run=self.plan.run, pool=pool, seed=seed, form=self.plan.form)
 
-    async def _send(self, feed: Feed) -> None:
+    async def _send(self, feed: Feed | Lines) -> None:
         connection = Connection()
         end = self._start + self.plan.duration_s
         for number in self._numbers:  # shared: connections take turns
@@ -180,7 +201,7 @@ class Load:
             if intended > now:
                 await asyncio.sleep(intended - now)
             connection = await self._connected(connection, end)
-            pause_s = await self._request(connection, feed, intended, FIRST_SEQ + number * feed.rows)
+            pause_s = await self._request(connection, feed, intended, self.plan.first_seq + number * feed.rows)
             if pause_s and not self.plan.rate:
                 await asyncio.sleep(pause_s)
         connection.close()
@@ -196,7 +217,7 @@ class Load:
                 await asyncio.sleep(RECONNECT_S)
         return connection
 
-    async def _request(self, connection: Connection, feed: Feed, intended: float, first_seq: int) -> float:
+    async def _request(self, connection: Connection, feed: Feed | Lines, intended: float, first_seq: int) -> float:
         """Send one body and note the outcome; returns for how long to pause."""
         body = feed.body(first_seq)
         head = self.plan.head(len(body))
@@ -248,12 +269,12 @@ def parse(arguments: list[str]) -> tuple[Plan, Path | None]:
     parser.add_argument("--rate", type=float, help="requests per second (open loop); default: closed loop")
     parser.add_argument("--run", default="r000", help="four characters that begin every id")
     parser.add_argument("--form", choices=("ndjson", "json"), default="ndjson")
+    parser.add_argument("--first-seq", type=int, default=FIRST_SEQ, help="where the events' numbers begin")
+    parser.add_argument("--lines", type=Path, help="NDJSON file to send as it is, instead of game events")
     parser.add_argument("--out", type=Path, help=".npz with one entry per request")
     args = parser.parse_args(arguments)
-    plan = Plan(
-        args.url, args.stream, args.connections, args.rows, args.duration, args.rate, args.key, args.run, args.form
-    )
-    return plan, args.out
+    given = {name: value for name, value in vars(args).items() if name not in ("duration", "out")}
+    return Plan(**given, duration_s=args.duration), args.out
 
 
 def main() -> None:
