@@ -42,6 +42,7 @@ class Staged:
     rows: int
     begins: dict[str, int]
     ends: dict[str, int]
+    still_open: bytes = b""  # session windows: once committed, handed to every window worker's `settle`
 
 
 @dataclass(frozen=True)

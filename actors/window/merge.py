@@ -78,7 +78,9 @@ def close(
     packed = b""
     if layout.spec.kind == "session":
         closing = closing_times(layout, merged, allowed_lateness_us)
-        packed = _open_ones(layout, merged, closing > upto_us)
+        # Only a session that began early enough can have a fragment that looks closed.
+        begun = closing_times(layout, merged.set_column(1, B, merged.column(A)), allowed_lateness_us) <= upto_us
+        packed = _open_ones(layout, merged, begun & (closing > upto_us))
         merged = merged.filter(pa.array((closing > after_us) & (closing <= upto_us)))
     rows, overflows = finish(layout, merged)
     return Closed(rows, overflows, packed)

@@ -90,7 +90,7 @@ def middles(items: Int64) -> Float64:
 
 
 def quantiles(found: Items, q: float, least: Float64, greatest: Float64) -> Float64:
-    """The q-quantile of each key: the bucket holding the value of rank ⌊q·(n-1)⌋, within [least, greatest].
+    """The q-quantile of each key: of the bucket with the value of rank ⌊q·(n-1)⌋, exact at both ends.
 
     Keys without values get NaN, for the caller to mask.
     """
@@ -101,4 +101,6 @@ def quantiles(found: Items, q: float, least: Float64, greatest: Float64) -> Floa
     at = np.searchsorted(total[1:], begins + rank, side="right")
     result: npt.NDArray[np.float64] = np.full(len(begins), np.nan)
     result[some] = np.clip(middles(found.items[at[some]]), least[some], greatest[some])
-    return result
+    # The least and the greatest value are known exactly.
+    result = np.where(some & (rank == 0), least, result)
+    return np.where(some & (rank == ends - begins - 1) & (rank > 0), greatest, result)

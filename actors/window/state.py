@@ -134,13 +134,13 @@ class WindowState:
         kept = (closing > closed_us) | still_open(open_sessions, hashes, times(table, B))
         return run if kept.all() else self._run(table.filter(pa.array(kept)))
 
-    def tables(self, after_us: int, upto_us: int | None) -> list[pa.Table]:
-        """The runs that windows closing in (after, upto] may need."""
+    def tables(self, runs: tuple[Run, ...], after_us: int, upto_us: int | None) -> list[pa.Table]:
+        """Those of `runs` (as published earlier) that windows closing in (after, upto] may need."""
         if self.spec.kind == "session":  # a fragment that is still open may connect closed ones
-            return [run.table for run in self.runs]
+            return [run.table for run in runs]
         # The first window of a run's earliest pane closes up to a window's size before its last one.
         latest = -NEVER if upto_us is None else upto_us + self.spec.size_us
-        return [run.table for run in self.runs if run.last_us > after_us and run.first_us <= latest]
+        return [run.table for run in runs if run.last_us > after_us and run.first_us <= latest]
 
     def compacted(self) -> pa.Table:
         """All of it as one table, for a snapshot."""

@@ -1,0 +1,271 @@
+"""The window worker: owns partitions, counts their events in windows, and answers the committer.
+
+A background thread reads the log, counts and takes snapshots (partition.py); the methods called from outside work on
+what it has published and never wait for it. All state is a cache of the log: a worker that is killed starts again from
+its newest snapshot, and the tables say what of it is done already.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from actors.messages import CLOSED, PartitionId, PartitionReport, Progress, Staged, WorkerReport, partition_key
+from actors.window.merge import close, open_rows, select
+from actors.window.partial import Layout
+from actors.window.partition import View, WindowPartition
+from actors.window.staging import LateStaging
+from actors.window.watermark import NEVER
+from cluster.clock import Clock, SystemClock
+from cluster.config import Config
+from cluster.errors import EaglerayError, LogUnavailable
+from cluster.events.stream import load_streams
+from cluster.lake.lake import Lake
+from cluster.log.open import open_log
+from cluster.log.protocol import EventLog
+from cluster.telemetry.metrics import sample
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.1  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
+FULL_BYTES = 1 << 20  # a round that read this much is followed by the next one at once
+RETRY_S = 1.0  # after an error, before a partition is tried again
+
+
+class NotReady(EaglerayError):
+    """The partition is not owned, still being restored, or not as far as was asked for. Ask again later."""
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """What the committer said last."""
+
+    owned: frozenset[PartitionId] = frozenset()
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    advance: Mapping[str, int] = field(default_factory=dict)
+
+
+class WindowWorker:
+    """Windows of the partitions that the committer names in `collect`."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        log: EventLog | None = None,
+        lake: Lake | None = None,
+        background: bool = True,
+    ) -> None:
+        """Open log and lake; owns nothing before the first `collect`. Without `background`, `turn` does the work."""
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.streams = load_streams(config)
+        self.log = log or open_log(config)
+        self.lake = lake or Lake.open(config)
+        self._orders = _Orders()
+        self._held: dict[PartitionId, WindowPartition] = {}  # changed by the background thread alone
+        self._retry_at: dict[PartitionId, float] = {}
+        self._open_sessions: dict[str, dict[str, tuple[int, bytes]]] = {name: {} for name in self.streams}
+        self._late = LateStaging(self.lake.write)
+        self._counters: dict[str, float] = {}
+        self._mutex = threading.Lock()  # counters and hints; never held across I/O
+        self._wake, self._stopping = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="windows", daemon=True) if background else None
+        if self._thread is not None:
+            self._thread.start()
+
+    # ── the background thread ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        while not self._stopping:
+            if self.turn() < FULL_BYTES:
+                self._wake.wait(POLL_S)
+                self._wake.clear()
+
+    def turn(self) -> int:
+        """One round: adopt and release partitions, then read some of each; returns the bytes read."""
+        orders = self._orders
+        wanted = {key for key in orders.owned if self.streams[key[0]].windows}
+        for key in self._held.keys() - wanted:
+            self._release(key)
+        return sum(self._attempt(key, orders) for key in sorted(wanted) if not self._stopping)
+
+    def _attempt(self, key: PartitionId, orders: _Orders) -> int:
+        if time.monotonic() < self._retry_at.get(key, 0.0):
+            return 0
+        try:
+            return self._work(key, orders)
+        except LogUnavailable as error:
+            logger.warning("%s/%d waits for the log: %s", *key, error)
+        except Exception:
+            # Half a chunk may have been counted: start over from snapshot and log, which know better.
+            logger.exception("%s/%d failed; starting over from its snapshot", *key)
+            self._release(key)
+            self._count(sample("window_errors_total", stream=key[0], partition=key[1]))
+        self._retry_at[key] = time.monotonic() + RETRY_S
+        return 0
+
+    def _release(self, key: PartitionId) -> None:
+        if (partition := self._held.get(key)) is not None:
+            self._held = {other: held for other, held in self._held.items() if other != key}
+            for name, value in _named(partition).items():
+                self._count(name, value)
+
+    def _work(self, key: PartitionId, orders: _Orders) -> int:
+        stream, number = key
+        partition = self._held.get(key)
+        if partition is None:
+            single = self.log.partitions == 1
+            partition = WindowPartition(
+                self.streams[stream], number, self.log, self.config.state_dir, self.clock, single
+            )
+            self._held = {**self._held, key: partition}
+        self._settle(stream, number, partition, orders)
+        read = partition.step()
+        target = orders.advance.get(stream)
+        if target is not None and partition.advance(target):
+            read += partition.step()
+        partition.snapshot_if_due()
+        return read
+
+    def _settle(self, stream: str, number: int, partition: WindowPartition, orders: _Orders) -> None:
+        closed = {name: orders.progress.get(f"{stream}.{name}", {}).get(CLOSED, NEVER) for name in partition.states}
+        late = orders.progress.get(f"{stream}.late", {}).get(partition_key(number), 0)
+        partition.settle(closed, self._open_sessions[stream], late)
+
+    # ── what the committer asks ────────────────────────────────────────────────────────────────────────────────────
+
+    def collect(
+        self, owned: Sequence[PartitionId], progress: Mapping[str, Progress], advance: Mapping[str, int] | None = None
+    ) -> WorkerReport:
+        """Take orders and report: late rows to commit, and how each owned partition stands. Raises LogUnavailable.
+
+        Partitions not named are let go; new ones are restored in the background and absent until then.
+        """
+        known = {key for key in owned if key[0] in self.streams}
+        self._orders = _Orders(frozenset(known), progress, advance or {})
+        self._wake.set()
+        held = self._held
+        views = {key: held[key].view for key in known if key in held}
+        reports = {key: self._report(key, held[key], view) for key, view in views.items()}
+        for stream, number in known:
+            if not self.streams[stream].windows:
+                end = self.log.bounds(stream, number).end
+                reports[stream, number] = PartitionReport(end, end, end)
+        return WorkerReport(self._stage(views, progress), reports, self.stats())
+
+    def _report(self, key: PartitionId, partition: WindowPartition, view: View) -> PartitionReport:
+        end = self.log.bounds(*key).end
+        watermark = None if view.watermark_us == NEVER else view.watermark_us
+        idle = view.position >= end and partition.idle()
+        return PartitionReport(view.position, end, partition.safe, watermark, idle)
+
+    def _stage(self, views: Mapping[PartitionId, View], progress: Mapping[str, Progress]) -> list[Staged]:
+        staged = []
+        for stream in sorted({stream for stream, _ in views}):
+            mine = {number: view for (name, number), view in views.items() if name == stream}
+            try:
+                offered = self._late.offer(stream, mine, progress.get(f"{stream}.late", {}))
+            except Exception as error:  # whatever the object store says: the rows stay here, and are offered again
+                logger.warning("late rows of %s wait for the lake: %s: %s", stream, type(error).__name__, error)
+                self._count(sample("window_errors_total", stream=stream, partition="late"))
+                continue
+            if offered is not None:
+                staged.append(offered)
+        return staged
+
+    def partials(
+        self, stream: str, window: str, partitions: Sequence[int], after_us: int, upto_us: int | None
+    ) -> pa.Table:
+        """Partial aggregates of the windows with a closing time in (after, upto]; None: of all open ones.
+
+        Raises NotReady unless every partition is here, with a watermark of at least `upto_us`.
+        """
+        layout, lateness = self._layout(stream, window)
+        tables = []
+        for number in partitions:
+            partition = self._held.get((stream, number))
+            if partition is None:
+                raise NotReady(f"{stream}/{number} is not here")
+            view = partition.view
+            if upto_us is not None and view.watermark_us < upto_us:
+                raise NotReady(f"{stream}/{number} stands at {view.watermark_us}, not yet at {upto_us}")
+            tables += partition.states[window].tables(view.runs[window], after_us, upto_us)
+        return select(layout, tables, lateness, after_us, upto_us)
+
+    def merge(self, stream: str, window: str, begins_closed: int, ends_closed: int, *partials: pa.Table) -> Staged:
+        """Final rows of the windows with a closing time in (begins, ends], written as files; raises OSError.
+
+        `partials` cover every partition of the stream. The batch has no files if no such window has rows.
+        """
+        layout, lateness = self._layout(stream, window)
+        closed = close(layout, partials, lateness, begins_closed, ends_closed)
+        if closed.overflows:
+            self._count(sample("window_overflows_total", stream=stream, window=window), closed.overflows)
+        table = f"{stream}.{window}"
+        files = self.lake.write(table, closed.rows) if closed.rows.num_rows else []
+        self.settle(stream, window, ends_closed, closed.still_open)
+        begins, ends = {CLOSED: begins_closed}, {CLOSED: ends_closed}
+        return Staged(table, files, closed.rows.num_rows, begins, ends, closed.still_open)
+
+    def settle(self, stream: str, window: str, closed_us: int, still_open: bytes) -> None:
+        """Hear which sessions were open when windows up to `closed_us` were merged; used once the table is there."""
+        with self._mutex:
+            self._open_sessions[stream] = {**self._open_sessions[stream], window: (closed_us, still_open)}
+
+    def rows(
+        self, stream: str, window: str, from_us: int | None, to_us: int | None, *partials: pa.Table
+    ) -> list[dict[str, Any]]:
+        """Rows of the open windows that start in [from, to), as values for JSON, each with `final` false."""
+        layout, lateness = self._layout(stream, window)
+        return [{**row, "final": False} for row in open_rows(layout, partials, lateness, from_us, to_us)]
+
+    def _layout(self, stream: str, window: str) -> tuple[Layout, int]:
+        found = self.streams[stream]
+        return Layout.of(found.windows[window], found.log_schema), found.config.allowed_lateness
+
+    # ── the pool ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _count(self, name: str, by: float = 1) -> None:
+        with self._mutex:
+            self._counters[name] = self._counters.get(name, 0) + by
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the process began, and the bytes of state held now."""
+        with self._mutex:
+            found = dict(self._counters)
+        for (stream, _), partition in self._held.items():
+            for name, value in _named(partition).items():
+                found[name] = found.get(name, 0) + value
+            state = sample("window_state_bytes", stream=stream)
+            runs = (run for runs in partition.view.runs.values() for run in runs)
+            found[state] = found.get(state, 0) + sum(run.table.nbytes for run in runs)
+        return found
+
+    def ping(self) -> bool:
+        """Whether the background thread lives."""
+        return self._thread is None or self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Finish the round in progress, save snapshots, and answer no more."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        for partition in self._held.values():
+            partition.snapshot()
+
+
+def _named(partition: WindowPartition) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for what, value in list(partition.counters.items()):
+        name, _, window = what.partition(":")
+        labels = {"stream": partition.stream.name} | ({"window": window} if window else {})
+        found[sample(name, **labels)] = value
+    return found
