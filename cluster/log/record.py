@@ -1,8 +1,9 @@
 """What is in a log record: one Arrow batch, or one JSON object. Written by validation and window workers.
 
-A batch is its schema (zlib) followed by its IPC message, compressed as a whole by lz4: cheaper on both sides than Arrow's
-own compression buffer by buffer, and a record of one event takes 1.3 KB instead of 3.9 (benchmarks/log.py). Every record
-says its schema itself, so that records of an older schema stay readable. `reader` decodes many records as one stream.
+A batch is its schema (zlib) followed by its IPC message, compressed as a whole by lz4: cheaper on both sides than
+Arrow's own compression buffer by buffer, and a record of one event takes 1.3 KB instead of 3.9 (benchmarks/log.py).
+Every record says its schema itself, so that records of an older schema stay readable. `reader` decodes many records as
+one stream.
 """
 
 from __future__ import annotations
