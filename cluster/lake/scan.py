@@ -28,7 +28,9 @@ from pyiceberg.expressions import (
     Reference,
 )
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.schema import Schema, sanitize_column_names
 from pyiceberg.table import FileScanTask, Table
+from pyiceberg.types import IcebergType
 
 from cluster.lake import predicate as p
 
@@ -46,11 +48,20 @@ _IN: Callable[..., BooleanExpression] = In
 
 @dataclass(frozen=True)
 class Column:
-    """A top-level column: its Iceberg field id, which files go by, its present name and Arrow type."""
+    """A top-level column as it is now. `field` and its children carry Iceberg's ids as `PARQUET:field_id`."""
 
     id: int
-    name: str
-    type: pa.DataType
+    field: pa.Field
+
+    @property
+    def name(self) -> str:
+        """The column's present name; a file may have another."""
+        return str(self.field.name)
+
+    @property
+    def type(self) -> pa.DataType:
+        """The column's Arrow type."""
+        return self.field.type
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,8 @@ class ScanPlan:
     files: tuple[str, ...]
     rows: int
     bytes: int
-    direct: bool  # local files without deletes, nested columns as ever: any Parquet reader may map them by field id
+    local: bool  # Parquet files on a local disk, without deletes: any Parquet reader may read them, by field id
+    flat: bool  # field ids of top-level columns suffice: the files have what is inside structs under the same names
     _table: Table = field(repr=False, compare=False)
     _tasks: tuple[FileScanTask, ...] = field(repr=False, compare=False)
 
@@ -89,8 +101,8 @@ class Pinned:
     def columns(self) -> tuple[Column, ...]:
         """The table's columns in order."""
         schema = self._table.schema()
-        arrow = schema_to_pyarrow(schema, include_field_ids=False)
-        return tuple(Column(f.field_id, f.name, a.type) for f, a in zip(schema.fields, arrow, strict=True))
+        arrow = schema_to_pyarrow(schema, include_field_ids=True)
+        return tuple(Column(column.field_id, field) for column, field in zip(schema.fields, arrow, strict=True))
 
     def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
         """The files that may hold rows for which `predicate` is true; raises OSError where manifests cannot be read."""
@@ -100,21 +112,22 @@ class Pinned:
             files=files,
             rows=sum(task.file.record_count for task in tasks),
             bytes=sum(task.file.file_size_in_bytes for task in tasks),
-            direct=all("://" not in file for file in files)
-            and not any(task.delete_files for task in tasks)
-            and self._nested_as_ever(),
+            local=all("://" not in file for file in files) and not any(task.delete_files for task in tasks),
+            flat=self._flat,
             _table=self._table,
             _tasks=tuple(tasks),
         )
 
-    def _nested_as_ever(self) -> bool:
-        """Whether every nested column has had its present shape in every schema of the table so far."""
-        nested = {f.field_id: f.field_type for f in self._table.schema().fields if not f.field_type.is_primitive}
-        return all(
-            f.field_id not in nested or f.field_type == nested[f.field_id]
-            for schema in self._table.metadata.schemas
-            for f in schema.fields
-        )
+    @cached_property
+    def _flat(self) -> bool:
+        """Whether nested columns have always been as they are now, and have names that files can have."""
+        now = _nested(self._table.schema())
+        schemas = [*self._table.metadata.schemas, sanitize_column_names(self._table.schema())]
+        return all(_nested(schema) == now for schema in schemas)
+
+
+def _nested(schema: Schema) -> dict[int, IcebergType]:
+    return {column.field_id: column.field_type for column in schema.fields if not column.field_type.is_primitive}
 
 
 def _path(location: str) -> str:

@@ -15,10 +15,9 @@ import duckdb
 
 from cluster.lake.predicate import EVERYTHING, All, Any, Compare, Comparison, In, IsNull, Predicate, Value
 
-# Off: these look at the data (empty here), or scan a table a second time without the filter.
-OPTIMIZERS_OFF = (
-    "compressed_materialization, join_filter_pushdown, late_materialization, row_group_pruner, statistics_propagation"
-)
+# All that is on: rewrites of logic alone, whatever the data. (Others draw on statistics of the empty tables, or make
+# plans that DuckDB 2.0 cannot write down.)
+_OPTIMIZERS = "cte_filter_pusher cte_inlining expression_rewriter filter_pullup filter_pushdown regex_range".split()
 _PARTS_MAX = 200  # of one predicate: above, planning costs more than it saves
 
 _OPERATORS: Mapping[str, Comparison] = {
@@ -39,11 +38,15 @@ _CONSTANTS: Mapping[str, type] = {
     "TIMESTAMP": int,
     "TIMESTAMP WITH TIME ZONE": int,
 }
-# DuckDB sorts NaN above every number, and Iceberg's statistics do not know of it.
-_NAN_PASSES = ("!=", ">", ">=")
-
 Columns = Mapping[str, str]
 """SQL type by column name; a column that is absent prunes nothing."""
+
+
+def prepare(connection: duckdb.DuckDBPyConnection) -> None:
+    """Switch off what `predicates` must not use."""
+    present = [name for (name,) in connection.execute("FROM duckdb_optimizers()").fetchall()]
+    off = ",".join(name for name in present if name not in _OPTIMIZERS)
+    connection.execute(f"SET disabled_optimizers = '{off}'")
 
 
 def predicates(
@@ -51,12 +54,12 @@ def predicates(
 ) -> tuple[dict[str, Predicate], dict[str, Json] | None]:
     """For each table that some scan restricts: what restricts it. And the error where the query cannot be planned.
 
-    `connection` holds the tables, empty and declared as `tables` says, by `schema.table`, with OPTIMIZERS_OFF.
+    `connection` holds the tables, empty and declared as `tables` says, by `schema.table`, and is prepared.
     """
     rows = connection.execute("SELECT json_serialize_plan(?, optimize := true)", [text]).fetchall()
     try:
         plan = json.loads(rows[0][0])
-    except (ValueError, RecursionError):  # DuckDB writes NaN and infinity as bare words
+    except (ValueError, RecursionError):  # DuckDB writes NaN as a bare word
         return {}, None
     if plan["error"]:
         return {}, plan
@@ -104,6 +107,8 @@ def _filter(node: dict[str, Json], column: str, kind: str) -> Predicate | None:
             return IsNull(column, negated=True)
         case "CONSTANT_COMPARISON":
             return _comparison(node, column, kind)
+        case "EXPRESSION_FILTER":
+            return Compare(column, "=", True) if node["expr"]["type"] == "BOUND_REF" and kind == "BOOLEAN" else None
         case "OPTIONAL_FILTER":
             return _filter(node["child_filter"], column, kind)
         case "IN_FILTER":
@@ -123,7 +128,7 @@ def _filter(node: dict[str, Json], column: str, kind: str) -> Predicate | None:
 def _comparison(node: dict[str, Json], column: str, kind: str) -> Predicate | None:
     operator = _OPERATORS.get(node["comparison_type"])
     value = _constant(node["constant"], kind)
-    if operator is None or value is None or (kind == "DOUBLE" and operator in _NAN_PASSES):
+    if operator is None or value is None:
         return None
     return Compare(column, operator, value)
 
@@ -133,6 +138,8 @@ def _constant(node: dict[str, Json], kind: str) -> Value | None:
     value: Value | None = node.get("value")
     wanted = _CONSTANTS.get(kind)
     if wanted is None or node["type"]["id"] != kind or node.get("is_null") or type(value) is not wanted:
+        return None
+    if value != value:  # NaN
         return None
     return value
 

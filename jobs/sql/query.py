@@ -21,9 +21,9 @@ from cluster.config import Config
 from cluster.errors import QueryFailed, QueryRejected
 from cluster.lake.pin import open_snapshots
 from cluster.lake.predicate import EVERYTHING, Predicate
-from jobs.sql.engine import Answer, Deadline, Limits, bounded, connect, literal, lock, run
+from jobs.sql.engine import Answer, Deadline, Limits, bounded, connect, lock, run
 from jobs.sql.guard import Approved, Guard, Reference, place
-from jobs.sql.prune import OPTIMIZERS_OFF, predicates
+from jobs.sql.prune import predicates, prepare
 from jobs.sql.tables import Declared
 
 _TABLES_NAMED_MAX = 30  # in a message
@@ -99,7 +99,7 @@ class Sql:
         with closing(connect(self._limits, temp)) as connection, bounded(connection, self._limits, deadline):
             for table in tables:
                 table.declare(connection)
-            connection.execute(f"SET disabled_optimizers = {literal(OPTIMIZERS_OFF)}")
+            prepare(connection)
             lock(connection)
             columns = {table.pinned.name: table.prunable for table in tables}
             needed, error = predicates(connection, approved.select, columns)

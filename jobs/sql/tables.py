@@ -1,7 +1,7 @@
 """Puts pinned tables of the lake into a DuckDB instance under their own names, `stream.table`.
 
 Called by `jobs.sql.query`: first empty, to plan the query; then as views over the files of a scan plan. Local files are
-read by DuckDB, columns found by Iceberg field id; everything else goes through Iceberg's reader as Arrow batches.
+read by DuckDB (`jobs.sql.files`); everything else goes through Iceberg's reader as Arrow batches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from cluster.lake.scan import Pinned, ScanPlan
-from jobs.sql.engine import identifier, literal
+from jobs.sql.engine import identifier
+from jobs.sql.files import select_parquet
 from jobs.sql.types import sql_type
 
 _GLOB = "*?["  # DuckDB would look for files that match
@@ -74,25 +75,16 @@ class Declared:
         if not plan.files:
             self.declare(connection)
             return ()
-        direct = plan.direct and not any(sign in file for file in plan.files for sign in _GLOB)
-        source = self._parquet(plan) if direct else self._arrow(connection, plan)
+        local = plan.local and not any(sign in file for file in plan.files for sign in _GLOB)
+        source = select_parquet(plan, self.pinned.columns, self.names) if local else self._arrow(connection, plan)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(self.schema)}")
-        connection.execute(f"CREATE VIEW {self.sql_name} AS SELECT * FROM {source}")
-        return plan.files if direct else ()
-
-    def _parquet(self, plan: ScanPlan) -> str:
-        columns = zip(self.pinned.columns, self.names, self.types, strict=True)
-        by_id = ", ".join(
-            f"{column.id}: {{name: {literal(name)}, type: {literal(kind)}, default_value: NULL}}"
-            for column, name, kind in columns
-        )
-        files = ", ".join(map(literal, plan.files))
-        return f"read_parquet([{files}], schema = MAP {{{by_id}}}, hive_partitioning = false)"
+        connection.execute(f"CREATE VIEW {self.sql_name} AS {source}")
+        return plan.files if local else ()
 
     def _arrow(self, connection: duckdb.DuckDBPyConnection, plan: ScanPlan) -> str:
         source = f"lake:{self.pinned.name}"
         connection.register(source, _PlannedRows(plan, self))
-        return identifier(source)
+        return f"SELECT * FROM {identifier(source)}"
 
 
 class _PlannedRows(ds.Dataset):  # type: ignore[misc]
@@ -111,8 +103,13 @@ class _PlannedRows(ds.Dataset):  # type: ignore[misc]
 
     def scanner(self, columns: list[str] | None = None, filter: Any = None, **_: Any) -> ds.Scanner:
         names = list(self._arrow_schema.names) if columns is None else columns
-        schema = pa.schema([self._arrow_schema.field(name) for name in names])
-        return ds.Scanner.from_batches(self._batches(names, schema), schema=schema, filter=filter)
+        # Rows are filtered here, also by columns that are not asked for; which ones, only the filter's text tells.
+        text = "" if filter is None else str(filter)
+        read = [name for name in self._arrow_schema.names if name in names or name in text]
+        schema = pa.schema([self._arrow_schema.field(name) for name in read])
+        # Computed columns, for a plain name with a dot in it would be taken for a path.
+        wanted = {name: ds.field(name) for name in names}
+        return ds.Scanner.from_batches(self._batches(read, schema), schema=schema, columns=wanted, filter=filter)
 
     def _batches(self, names: list[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for batch in self._plan.batches([self._lake_name[name] for name in names]):
