@@ -17,10 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cluster.lake.lake import Lake
-from cluster.lake.progress import NEVER
-from cluster.log.open import open_log
-
 from actors.closing import closing_target, may_close
 from actors.messages import CLOSED, PartitionId, Staged, Topology, WorkerReport
 from actors.peer import Peer, PeerLost
@@ -28,6 +24,9 @@ from cluster.clock import Clock, SystemClock
 from cluster.config import Config
 from cluster.errors import CommitFailed, CommitUnknown, EaglerayError
 from cluster.events.stream import load_streams
+from cluster.lake.lake import Lake
+from cluster.lake.progress import NEVER
+from cluster.log.open import open_log
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +159,13 @@ class Committer:
             self.counters[f"closings_delayed_total{{table={stream}.{window}}}"] += 1
             logger.warning("closing %s.%s waits: %s: %s", stream, window, type(error).__name__, error)
             return
-        if staged.files:
-            await self._commit(staged)
+        if staged.files and await self._commit(staged) and spec.kind == "session":
+            # A fragment may go once it is known to be of no open session; a worker that does not hear it keeps more.
+            told = (
+                peer.call("settle", stream, window, watermark_us, staged.still_open, timeout_s=COLLECT_TIMEOUT_S)
+                for peer, _ in self._owners(stream)
+            )
+            await asyncio.gather(*told, return_exceptions=True)
 
     def _owners(self, stream: str) -> list[tuple[Peer, list[int]]]:
         owned: defaultdict[str, list[int]] = defaultdict(list)

@@ -7,7 +7,6 @@ and log.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import xxhash
-from cluster.log.dedup import Deduplicator
-from cluster.log.reader import Chunk, PartitionReader
 
 from actors.window.batch import Batch
 from actors.window.late import LATE_SCHEMA, Late, Place, event_text, late_rows, places
@@ -27,7 +24,10 @@ from actors.window.watermark import NEVER, watermarks
 from cluster.clock import Clock
 from cluster.events.filter import Filter
 from cluster.events.stream import TIME, Stream
+from cluster.log.dedup import Deduplicator
 from cluster.log.protocol import Entry, EventLog, Kind
+from cluster.log.reader import Chunk, PartitionReader
+from cluster.log.record import encode_control
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class WindowPartition:
         return first, NEVER
 
     def _open_reader(self) -> PartitionReader:
-        known = self._dedup.restore(self._directory / "ids", self._counted_from) or 0
+        known = self._dedup.restore(self._directory / "ids", self._counted_from)
         first = self.log.bounds(self.stream.name, self.partition).first
         start = max(first, min(known, self._counted_from))  # ids that are not on disk are read again, without counting
         return PartitionReader(self.log, self.stream, self.partition, start, self._dedup, self._columns())
@@ -183,14 +183,15 @@ class WindowPartition:
     def uncommitted_bytes(self) -> int:
         """Bytes of closed windows and late rows that are here until the lake has them."""
         watermark = self.view.watermark_us
-        closed = sum(
+        closed: int = sum(
             run.table.nbytes
             for state in self.states.values()
             if state.spec.kind != "session"
             for run in state.runs
             if run.last_us <= watermark
         )
-        return closed + sum(late.rows.nbytes for late in self._late)
+        late: int = sum(late.rows.nbytes for late in self._late)
+        return closed + late
 
     # ── what the committer says ────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,7 +222,7 @@ class WindowPartition:
         self.end = self.log.bounds(self.stream.name, self.partition).end
         if self.end != position:
             return False
-        body = json.dumps({"advance": target_us, "expected": position}).encode()
+        body = encode_control({"advance": target_us, "expected": position})
         self.log.append(self.stream.name, [Entry(self.partition, Kind.CONTROL, 0, body)])
         self.end = position + 1
         return True
@@ -232,6 +233,10 @@ class WindowPartition:
     def safe(self) -> int:
         """Records below are never needed again."""
         return self._store.safe
+
+    def close(self) -> None:
+        """Release files; what was saved stays."""
+        self._dedup.close()
 
     def snapshot_if_due(self) -> None:
         """Save a snapshot when the time has come and something was read."""
@@ -244,9 +249,10 @@ class WindowPartition:
         tables = {name: state.compacted() for name, state in self.states.items()}
         tables[_LATE] = pa.concat_tables([LATE_SCHEMA.empty_table(), *(late.rows for late in self._late)])
         try:
-            self._dedup.save(self._directory / "ids", view.position)
+            # Ids come second: those missing on disk are read again from the log, those beyond a snapshot cost it all.
             self._store.save(Snapshot(view.position, view.watermark_us, self._store.fingerprint, tables))
             self._saved = view.position
+            self._dedup.save(self._directory / "ids", view.position)
             self._count("window_snapshots_total")
         except OSError as error:
             self._count("window_snapshot_failures_total")

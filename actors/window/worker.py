@@ -116,6 +116,7 @@ class WindowWorker:
             self._held = {other: held for other, held in self._held.items() if other != key}
             for name, value in _named(partition).items():
                 self._count(name, value)
+            partition.close()
 
     def _work(self, key: PartitionId, orders: _Orders) -> int:
         stream, number = key
@@ -258,8 +259,9 @@ class WindowWorker:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        for partition in self._held.values():
+        for key, partition in self._held.items():
             partition.snapshot()
+            self._release(key)
 
 
 def _named(partition: WindowPartition) -> dict[str, float]:

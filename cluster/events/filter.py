@@ -144,6 +144,13 @@ class Filter:
         self._connection = _connect()
         self._fields = schema.names
         self._query = f"SELECT TRY(({predicate}\n)) AS verdict FROM {_TABLE}"
+        names = {
+            str(name).lower()
+            for node in _nodes(_parsed(self._connection, _query(predicate)))
+            for name in node.get("column_names", [])
+        }
+        self.columns = [name for name in schema.names if name.lower() in names]
+        """Fields of the event that the predicate reads, or more."""
 
     def mask(self, table: pa.Table) -> np.ndarray:
         """Which rows of `table` the predicate holds for: (rows,) bool, null counted as false.
