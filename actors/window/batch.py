@@ -44,7 +44,8 @@ class Batch:
         if len(rows) == self.length:
             return self
         view = Batch(self.table, self.partition)
-        view._parent, view._rows, view.length = self, rows, len(rows)
+        view._parent, view.length = self._root, len(rows)
+        view._rows = rows if self._parent is None else self._rows[rows]
         return view
 
     def _once(self, what: str, path: FieldPath | None, make: Callable[[], Any], pick: Callable[[Any], Any]) -> Any:
@@ -71,7 +72,7 @@ class Batch:
 
     @property
     def _root(self) -> Batch:
-        return self if self._parent is None else self._parent._root
+        return self if self._parent is None else self._parent
 
     def array(self, path: FieldPath) -> pa.Array:
         """The column at `path`."""

@@ -127,6 +127,16 @@ def estimate(values: list) -> int:
     return int(distinct(Items(*items))[0])
 
 
+def expected_total(function: str, values: list):
+    try:
+        total = math.fsum(values) if isinstance(values[0], float) else sum(values)
+    except OverflowError:
+        return None
+    if function == "avg":
+        return float(total) / len(values)
+    return total if isinstance(total, float) or -(2**63) <= total < 2**63 else None
+
+
 def expected_value(text: str, events: list[dict]):
     function, _, rest = text.rstrip(")").partition("(")
     path, _, q = rest.partition(", ")
@@ -141,13 +151,7 @@ def expected_value(text: str, events: list[dict]):
     if not values:
         return None
     if function in ("sum", "avg"):
-        try:
-            total = math.fsum(values) if isinstance(values[0], float) else sum(values)
-        except OverflowError:
-            return None
-        if function == "avg":
-            return float(total) / len(values)
-        return total if isinstance(total, float) or -(2**63) <= total < 2**63 else None
+        return expected_total(function, values)
     if function == "quantile":
         numbers = sorted(float(v) for v in values)
         rank = math.floor(float(q) * (len(numbers) - 1))
@@ -308,3 +312,11 @@ def test_quantile_is_within_one_percent(q):
     found = close(layout, [layout.lift(batch, zero, zero)], 0, NEVER, -NEVER).rows.to_pylist()[0]["v"]
     exact = np.quantile(values, q, method="lower")
     assert found == pytest.approx(exact, rel=0.01, abs=0)
+
+
+def test_a_view_of_a_view_has_the_right_rows():
+    table = pa.table({"_time": np.arange(10), "name": [f"n{i}" for i in range(10)]})
+    view = Batch(table, 0).take(np.array([1, 3, 5, 7])).take(np.array([0, 3]))
+    name = parse_window("t", "w", WindowConfig(tumble=1, group_by=("name",), aggregate={"n": "count()"}), EVENTS)
+    coded = view.coded(name.group_by[0])
+    assert view.times.tolist() == [1, 7] and coded.take(np.arange(2)).to_pylist() == ["n1", "n7"]

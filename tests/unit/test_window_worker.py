@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pyarrow as pa
@@ -458,7 +459,7 @@ def test_background_thread_reads_and_stops(tmp_path: Path) -> None:
         report = worker.collect([("s", 0)], {}).partitions.get(("s", 0))
         if report is not None and report.position == 1:
             break
-        worker._wake.wait(0.01)
+        sleep(0.02)
     assert report is not None and report.position == 1 and worker.ping()
     worker.stop()
     assert not worker.ping()
