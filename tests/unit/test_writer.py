@@ -23,6 +23,7 @@ from cluster.events.stream import REJECT_SCHEMA, Stream
 from cluster.lake.lake import Lake
 from cluster.log.memory import MemoryLog
 from cluster.log.protocol import Entry, Kind
+from cluster.log.record import encode_batch
 from tests.lake_tables import NOON_US, TIME, make_config, make_stream
 
 PARTITIONS = 2
@@ -88,10 +89,8 @@ class Bench:
         self.log.append("s", [Entry(partition, Kind.CONTROL, 0, body)])
 
     def _append(self, stream: str, partition: int, kind: Kind, rows: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-            writer.write_table(rows)
-        self.log.append(stream, [Entry(partition, kind, rows.num_rows, sink.getvalue().to_pybytes())])
+        payload = encode_batch(rows.combine_chunks().to_batches()[0])
+        self.log.append(stream, [Entry(partition, kind, rows.num_rows, payload)])
 
     def progress(self) -> dict[str, dict[str, int]]:
         return {table: self.lake.progress(table) for table in self.lake.tables()}
