@@ -142,8 +142,8 @@ def _unheld(shape: Shape, value: Any, path: str) -> str | None:
 
 
 def _integer_problem(value: float) -> str | None:
-    if isinstance(value, float):
-        return None if abs(value) < 2**53 else "an integer this large must be written without fraction or exponent"
+    if isinstance(value, float) and 2**53 <= abs(value) < 2**63:
+        return "not an integer as written"
     return None if INT_MIN <= value <= INT_MAX else "outside the range of 64-bit integers"
 
 

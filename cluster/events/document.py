@@ -17,6 +17,7 @@ from jsonschema.exceptions import SchemaError
 
 from cluster.errors import ConfigError
 from cluster.events.formats import FORMATS
+from cluster.events.patterns import python_pattern
 
 ANNOTATIONS = frozenset(
     "title description default examples $comment $schema $id $defs definitions deprecated readOnly writeOnly "
@@ -134,7 +135,7 @@ def _check_keywords(where: str, document: dict[str, Any], path: tuple[object, ..
 
 def _pattern_problem(pattern: str) -> str | None:
     try:
-        re.compile(pattern)
+        python_pattern(pattern)
     except re.error as error:
         return f"not a regular expression: {error}"
     return None

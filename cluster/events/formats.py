@@ -14,6 +14,7 @@ from cluster.events.instants import day, instant_us
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_IPV6_HOST = re.compile(r"^[^/?#]*//[^/?#]*\[([0-9A-Fa-f:.]+)\]")
 _QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
 _EMAIL = re.compile(
     rf"(?:{_ATOM}(?:\.{_ATOM})*|{_QUOTED})@(?:(?P<host>{_LABEL}(?:\.{_LABEL})*)|\[(?P<literal>[^\]]+)\])"
@@ -33,8 +34,10 @@ def is_email(text: str) -> bool:
     literal = match["literal"]
     if literal is None:
         return True
+    if literal.startswith("IPv6:"):
+        return _is_ipv6(literal[5:])
     try:
-        ipaddress.IPv6Address(literal[5:]) if literal.startswith("IPv6:") else ipaddress.IPv4Address(literal)
+        ipaddress.IPv4Address(literal)
     except ValueError:
         return False
     return True
@@ -42,7 +45,18 @@ def is_email(text: str) -> bool:
 
 def is_uri(text: str) -> bool:
     """RFC 3986 URI with a scheme."""
-    return bool(validate_rfc3986(text, rule="URI"))
+    if not validate_rfc3986(text, rule="URI"):
+        return False
+    host = _IPV6_HOST.search(text)
+    return host is None or _is_ipv6(host[1])
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_instant(text: str) -> bool:

@@ -1,11 +1,12 @@
-"""The JSON Schema validator that everything else agrees with: the `jsonschema` library, two keywords made exact.
+"""The JSON Schema validator that everything else agrees with: the `jsonschema` library, three keywords made exact.
 
-`multipleOf` compares decimals as written (19.99 is a multiple of 0.01), and `uniqueItems` takes linear time, so that a
-hostile array cannot hold a worker for minutes.
+`multipleOf` compares decimals as written (19.99 is a multiple of 0.01), `pattern` is ECMA's, and `uniqueItems` takes
+linear time, so that a hostile array cannot hold a worker for minutes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -17,6 +18,7 @@ from jsonschema.exceptions import ValidationError
 
 from cluster.events.document import is_draft_7
 from cluster.events.formats import format_checker
+from cluster.events.patterns import python_pattern
 
 
 def _exact(number: float) -> Fraction:
@@ -47,7 +49,12 @@ def _unique_items(validator: Any, wanted: bool, instance: Any, _: Any) -> Iterat
         yield ValidationError(f"{instance!r} has non-unique elements")
 
 
-_OWN = {"multipleOf": _multiple_of, "uniqueItems": _unique_items}
+def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "string") and not re.search(python_pattern(pattern), instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_OWN = {"pattern": _pattern, "multipleOf": _multiple_of, "uniqueItems": _unique_items}
 _extend: Any = jsonschema.validators.extend
 _DRAFT_7 = _extend(jsonschema.Draft7Validator, _OWN)
 _DRAFT_2020 = _extend(jsonschema.Draft202012Validator, _OWN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from itertools import pairwise
 from math import isinf
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 BLANK = b" \t\r\n"
 BOM = b"\xef\xbb\xbf"
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_WHOLE = 2.0**53  # doubles from here on are integers
 _INT_DIGITS_MAX = 4000  # Python refuses to read integers of more than 4,300 digits
 _RAW: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 _RAWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
@@ -33,7 +35,11 @@ class Unheld(float):
 
 def _number(text: str) -> float:
     value = float(text)
-    return Unheld(value) if isinf(value) else value
+    if isinf(value):
+        return Unheld(value)
+    if abs(value) >= _WHOLE and Decimal(text) == value:
+        return int(value)  # an integer, exactly as written: 1e20
+    return value
 
 
 def _integer(text: str) -> int | float:
