@@ -31,6 +31,7 @@ TEMPLATE = Path(__file__).parent / "game"
 START_TIMEOUT_S = 150.0
 SETTLE_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 90.0
+LINE = 100
 
 
 def demo(
@@ -41,8 +42,10 @@ def demo(
 ) -> None:
     """Watch the whole platform work for half a minute; exits 1 if a count is wrong."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LINE)  # a file or a pipe has no width of its own
     config_file = _prepare(directory)
-    console.print(f"[bold]Eagleray demo[/]: a game's events from HTTP to SQL, all in ./{directory}\n")
+    console.print(f"[bold]Eagleray demo[/]: a game's events from HTTP to SQL, all of it in {directory}\n")
     with _platform(console, config_file) as url:
         load = Load(url, seed)
         with _bar(console, seconds) as advance:

@@ -78,8 +78,9 @@ class Load:
         began_us = SystemClock().now_us()
         for tick in range(round(seconds * TICKS_PER_S)):
             due = began + tick / TICKS_PER_S
+            made = game.tick(began_us + tick * 1_000_000 // TICKS_PER_S, rate // TICKS_PER_S)
             time.sleep(max(0.0, due - time.monotonic()))
-            for name, events in game.tick(began_us + tick * 1_000_000 // TICKS_PER_S, rate // TICKS_PER_S).items():
+            for name, events in made.items():
                 queues[name].put((due, events))
             advance(due - began, self.acked)
             if self._failed:

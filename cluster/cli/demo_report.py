@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich import box
@@ -40,8 +41,8 @@ def report(console: Console, client: Client, load: Load, counts: dict[str, int],
     console.print(f"[green]✓[/] {load.acked:,} events in {load.seconds:.0f} s, {rate:,.0f} a second, each one answered")
     exact = _accounts(console, client, load, counts)
     _health(console, client)
-    for title, sql in (("game_events.revenue: a hopping window's table", REVENUE), ("ui_events.events", DEVICES)):
-        _table(console, f"SQL: {title}", query(client, sql), caption=" ".join(sql.split()))
+    for title, sql in (("a window's table, in SQL", REVENUE), ("the events themselves, in SQL", DEVICES)):
+        _table(console, title, query(client, sql), sql)
     _dead_letters(console, load)
     _waits(console, load)
     exact &= _verdict(console, client, exact)
@@ -69,11 +70,11 @@ def _accounts(console: Console, client: Client, load: Load, counts: dict[str, in
                 "stream": stream,
                 "sent": account.sent,
                 "rejected": account.rejected,
-                "sent twice": account.repeated,
-                "unique, accepted": len(account.ids),
-                "count(*) in table": counts[stream],
-                "in dead letters": dead,
-                "missed a window": late,
+                "twice": account.repeated,
+                "accepted, once": len(account.ids),
+                "in table": counts[stream],
+                "dead letters": dead,
+                "late": late,
                 "": "[green]exact[/]" if same else "[red]WRONG[/]",
             }
         )
@@ -97,7 +98,7 @@ def _health(console: Console, client: Client) -> None:
         }
         for row in shown
     ]
-    _table(console, "service_calls.health: 5 s windows, the open ones as they stand", lines, caption=f"GET {HEALTH}")
+    _table(console, "windows of 5 s, the open ones as they stand", lines, f"GET {HEALTH}")
 
 
 def _dead_letters(console: Console, load: Load) -> None:
@@ -106,7 +107,10 @@ def _dead_letters(console: Console, load: Load) -> None:
         for reason, (count, detail) in account.reasons.items():
             before, first = reasons.get(reason, (0, detail))
             reasons[reason] = (before + count, first)
-    rows = [{"why": why, "events": count, "for example": detail[:70]} for why, (count, detail) in reasons.items()]
+    rows = [
+        {"why": why, "events": count, "for example": shorten(detail, 72, placeholder=" …")}
+        for why, (count, detail) in reasons.items()
+    ]
     _table(console, "dead letters: rejected, kept byte for byte", rows, left=("why", "for example"))
 
 
@@ -130,7 +134,7 @@ def _verdict(console: Console, client: Client, exact: bool) -> bool:
     equal = again["windows"] == again["equal"]
     tables = "[green]✓[/] every accepted event is in its table, once" if exact else "[red]✗[/] a table is wrong"
     mark = "[green]✓[/]" if equal else "[red]✗[/]"
-    console.print(tables)
+    console.print(f"\n{tables}")
     console.print(f"{mark} {again['equal']} of {again['windows']} final health windows equal a recount of their events")
     return bool(equal)
 
@@ -143,26 +147,22 @@ def _next(console: Console, config_file: Path) -> None:
         ("eagleray init my-project", "a project of your own"),
         ("docs/ARCHITECTURE.md", "how it works"),
     ):
-        console.print(f"  [cyan]{command:<44}[/] {what}", highlight=False)
+        console.print(f"  [cyan]{command:<48}[/] {what}", highlight=False)
 
 
 def _table(
     console: Console,
     title: str,
     rows: Sequence[dict[str, Any]],
-    caption: str | None = None,
+    source: str = "",
     left: Sequence[str] = ("stream", "window", "service", "country", "os", "what"),
 ) -> None:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold cyan",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0] if rows else ():
         table.add_column(name, justify="left" if name in left else "right")
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int | float) else str(value) for value in row.values()))
+    console.print(f"\n[bold cyan]{title}[/]")
+    if source:
+        console.print(f"[dim]{source}[/]", highlight=False)
     console.print(table)

@@ -119,7 +119,8 @@ def _cut(event: dict[str, Any]) -> bytes:
 
 
 def _mistyped(event: dict[str, Any]) -> bytes:
-    return json.dumps({key: 7 if isinstance(value, str) else "seven" for key, value in event.items()}).encode()
+    wrong = {key: "seven" for key in ("x", "level", "duration_ms") if key in event}
+    return json.dumps(event | wrong).encode()
 
 
 def _timeless(event: dict[str, Any]) -> bytes:
