@@ -28,10 +28,10 @@ class Deduplicator:
     def __init__(self, horizon_us: int, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
         """Remember nothing yet. `memory_bytes_max` bounds table, filters and indexes; one batch may exceed it."""
         self._horizon_us = horizon_us
-        self._table = IdTable()
-        self._rows_max = 1 << max(10, (memory_bytes_max // 2 // ROW_BYTES).bit_length() - 1)
+        rows_max = 1 << max(10, (memory_bytes_max // 2 // ROW_BYTES).bit_length() - 1)
+        self._table = IdTable(rows_max)
         self._store = IdStore.private()
-        self._runs = IdRuns(self._store, memory_bytes_max - self._rows_max * ROW_BYTES)
+        self._runs = IdRuns(self._store, memory_bytes_max - rows_max * ROW_BYTES)
         self._saves: list[IdRun] = []  # copies of the table's first rows, looked at by a restore only
         self._saved_rows = 0
         self._complete = 0  # offset below which everything is on disk in a shared directory
@@ -62,7 +62,7 @@ class Deduplicator:
         batch = Ids(np.ascontiguousarray(ids[where, 0]), np.ascontiguousarray(ids[where, 1]), times, offsets)
         if not len(times):
             return fresh
-        if self._table.rows >= self._rows_max:
+        if self._table.rows and self._table.rows + len(times) > self._table.rows_max:
             self._spill()
         self._table.reserve(len(times))
         row, slot = self._table.find(batch)
@@ -124,9 +124,8 @@ class Deduplicator:
 
     def _spill(self) -> None:
         """Turn the whole table into a run. Raises OSError before anything changed."""
-        ids = self._table.ids
-        newest_us = int(ids.time[-1])
-        self._runs.add(ids)
+        newest_us = int(self._table.ids.time[-1])
+        self._runs.add(self._table.almost_sorted())
         self._table.clear()
         self._store.discard(self._saves)
         self._saves, self._saved_rows = [], 0

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ _MAGIC = b"EGLIDS01"
 _FILTER_BITS = 10  # per id, at least: 1-3 % of unknown ids cost a read
 _READ_BLOCKS = 2048  # 4 MiB at a time
 _MERGE_ROWS = 1 << 17
+_FILL_BLOCKS = 512  # what is computed on the way to the filter stays in the cache
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -53,49 +54,70 @@ def filter_mask(lo: U64) -> U64:
     return mask
 
 
+class _Lookup:
+    """Which blocks may hold an id: a filter over all ids, and the first `hi` of each block."""
+
+    def __init__(self, rows: int) -> None:
+        bits = max(4, (rows * _FILTER_BITS // 64).bit_length())
+        self.words = np.zeros(1 << bits, np.uint64)
+        self.shift = np.uint64(64 - bits)
+        self.fence = np.empty(-(-rows // BLOCK_ROWS), np.uint64)
+        self.blocks = 0
+
+    def add(self, blocks: Blocks) -> None:
+        self.fence[self.blocks : self.blocks + len(blocks)] = blocks["hi"][:, 0]
+        self.blocks += len(blocks)
+        for start in range(0, len(blocks), _FILL_BLOCKS):
+            part = blocks[start : start + _FILL_BLOCKS]
+            word = (part["hi"].reshape(-1) >> self.shift).view(np.int64)  # sorted, as the ids are
+            starts = np.flatnonzero(np.concatenate(([True], word[1:] != word[:-1])))
+            self.words[word[starts]] |= np.bitwise_or.reduceat(filter_mask(part["lo"].reshape(-1)), starts)
+
+    def maybe(self, hi: U64, mask: U64) -> I64:
+        words = self.words.take((hi >> self.shift).view(np.int64))
+        words &= mask
+        return np.flatnonzero(words == mask)
+
+    def fold(self) -> None:
+        self.words = self.words[0::2] | self.words[1::2]
+        self.shift = np.uint64(int(self.shift) + 1)
+
+
+class _Header(NamedTuple):
+    magic: bytes
+    rows: int
+    first: int
+    end: int
+    first_us: int
+    last_us: int
+    checksum: int
+
+
 class IdRun:
     """An open run: ids of records in [`first`, `end`), stored at times in [`first_us`, `last_us`]."""
 
-    def __init__(self, path: Path) -> None:
-        """Read and check the file, and build filter and index; raises RunInvalid, OSError."""
+    def __init__(self, path: Path, header: _Header, fd: int, lookup: _Lookup) -> None:
+        """Use `open_run`, `write_run` or `merge_runs`."""
+        _, self.rows, self.first, self.end, self.first_us, self.last_us, _ = header
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._close = weakref.finalize(self, os.close, self._fd)
-        header = os.pread(self._fd, _HEADER.size, 0)
-        if len(header) < _HEADER.size or header[:8] != _MAGIC:
-            raise RunInvalid(f"{path}: not a run")
-        _, self.rows, self.first, self.end, self.first_us, self.last_us, checksum = _HEADER.unpack(header)
-        self._blocks = -(-self.rows // BLOCK_ROWS)
-        if os.fstat(self._fd).st_size != _HEADER.size + self._blocks * _BLOCK.itemsize:
-            raise RunInvalid(f"{path}: wrong size")
-        bits = max(4, (self.rows * _FILTER_BITS // 64).bit_length())
-        self._filter = np.zeros(1 << bits, np.uint64)
-        self._shift = np.uint64(64 - bits)
-        self._fence = np.empty(self._blocks, np.uint64)  # the first hi of each block
-        digest = xxhash.xxh3_64()
-        for start in range(0, self._blocks, _READ_BLOCKS):
-            blocks = self._read(start, min(start + _READ_BLOCKS, self._blocks))
-            digest.update(blocks.data)
-            self._fence[start : start + len(blocks)] = blocks["hi"][:, 0]
-            self._fill(blocks["hi"].reshape(-1), blocks["lo"].reshape(-1))
-        digest.update(header[:-8])
-        if digest.intdigest() != checksum:
-            raise RunInvalid(f"{path}: checksum mismatch")
+        self._fd = fd
+        self._lookup = lookup
+        self._blocks = len(lookup.fence)
+        self._close = weakref.finalize(self, os.close, fd)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes that filter and index take."""
-        return self._filter.nbytes + self._fence.nbytes
+        return self._lookup.words.nbytes + self._lookup.fence.nbytes
 
     @property
     def can_fold(self) -> bool:
         """Whether the filter has at least two bits per id to give."""
-        return bool(self._filter.nbytes * 4 > self.rows)
+        return bool(self._lookup.words.nbytes * 4 > self.rows and self._lookup.shift < 63)
 
     def fold(self) -> None:
         """Halve the filter; more unknown ids will cost a read."""
-        self._filter = self._filter[0::2] | self._filter[1::2]
-        self._shift = np.uint64(int(self._shift) + 1)
+        self._lookup.fold()
 
     def move(self, path: Path) -> None:
         """Give the file another place; raises OSError."""
@@ -108,10 +130,10 @@ class IdRun:
 
     def newest(self, hi: U64, lo: U64, mask: U64, times: I64) -> None:
         """Raise `times` to the latest time stored here with each id; `mask` is `filter_mask(lo)`."""
-        maybe = np.flatnonzero((self._filter[hi >> self._shift] & mask) == mask)
+        maybe, fence = self._lookup.maybe(hi, mask), self._lookup.fence
         for start in range(0, len(maybe), _READ_BLOCKS):
             rows = maybe[start : start + _READ_BLOCKS]
-            block = np.maximum(np.searchsorted(self._fence, hi[rows], side="left") - 1, 0)
+            block = np.maximum(np.searchsorted(fence, hi[rows], side="left") - 1, 0)
             while len(rows):
                 blocks = self._gather(block)
                 same = (blocks["hi"] == hi[rows, None]) & (blocks["lo"] == lo[rows, None])
@@ -121,14 +143,14 @@ class IdRun:
                     times[rows[hit]] = np.maximum(times[rows[hit]], found)
                 block += 1
                 more = np.flatnonzero(block < self._blocks)
-                more = more[self._fence[block[more]] <= hi[rows[more]]]
+                more = more[fence[block[more]] <= hi[rows[more]]]
                 rows, block = rows[more], block[more]
 
     def sorted_parts(self, splits: U64) -> Iterator[Ids]:
         """All ids in order, cut after each of `splits`: one more part than splits."""
         block, rest = 0, _columns(np.empty(0, _BLOCK), 0)
         for split in [*splits, None]:
-            until = self._blocks if split is None else int(np.searchsorted(self._fence, split, side="right"))
+            until = self._blocks if split is None else int(np.searchsorted(self._lookup.fence, split, side="right"))
             read = self._read(block, until) if until > block else np.empty(0, _BLOCK)
             new = _columns(read, min(self.rows - block * BLOCK_ROWS, len(read) * BLOCK_ROWS))  # without the padding
             block = max(block, until)
@@ -137,17 +159,8 @@ class IdRun:
             yield held.take(slice(0, cut))
             rest = held.take(slice(cut, None))
 
-    def _fill(self, hi: U64, lo: U64) -> None:
-        word = hi >> self._shift  # sorted, as the ids are
-        starts = np.flatnonzero(np.concatenate(([True], word[1:] != word[:-1])))
-        self._filter[word[starts]] |= np.bitwise_or.reduceat(filter_mask(lo), starts)
-
     def _read(self, start: int, end: int) -> Blocks:
-        size = (end - start) * _BLOCK.itemsize
-        data = os.pread(self._fd, size, _HEADER.size + start * _BLOCK.itemsize)
-        if len(data) != size:
-            raise RunInvalid(f"{self.path}: cut short")
-        return np.frombuffer(data, _BLOCK)
+        return _read(self._fd, self.path, start, end)
 
     def _gather(self, block: I64) -> Blocks:
         # read, not mapped: mapped pages would count as memory of this process without any bound
@@ -159,9 +172,42 @@ class IdRun:
         return raw.view(_BLOCK)[:, 0]
 
 
+def open_run(path: Path) -> IdRun:
+    """Read and check a whole file; raises RunInvalid, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        raw = os.pread(fd, _HEADER.size, 0)
+        if len(raw) < _HEADER.size or raw[:8] != _MAGIC:
+            raise RunInvalid(f"{path}: not a run")
+        header = _Header(*_HEADER.unpack(raw))
+        blocks = -(-header.rows // BLOCK_ROWS)
+        if os.fstat(fd).st_size != _HEADER.size + blocks * _BLOCK.itemsize:
+            raise RunInvalid(f"{path}: wrong size")
+        lookup, digest = _Lookup(header.rows), xxhash.xxh3_64()
+        for start in range(0, blocks, _READ_BLOCKS):
+            part = _read(fd, path, start, min(start + _READ_BLOCKS, blocks))
+            digest.update(part.data)
+            lookup.add(part)
+        digest.update(raw[:-8])
+        if digest.intdigest() != header.checksum:
+            raise RunInvalid(f"{path}: checksum mismatch")
+    except BaseException:
+        os.close(fd)
+        raise
+    return IdRun(path, header, fd, lookup)
+
+
+def _read(fd: int, path: Path, start: int, end: int) -> Blocks:
+    size = (end - start) * _BLOCK.itemsize
+    data = os.pread(fd, size, _HEADER.size + start * _BLOCK.itemsize)
+    if len(data) != size:
+        raise RunInvalid(f"{path}: cut short")
+    return np.frombuffer(data, _BLOCK)
+
+
 def write_run(path: Path, ids: Ids) -> IdRun:
     """Write `ids` (in any order, at least one) and open the run; raises OSError, and leaves nothing behind then."""
-    return _write(path, [ids.take(np.argsort(ids.hi, kind="stable"))])
+    return _write(path, len(ids.hi), [ids.take(np.argsort(ids.hi, kind="stable"))])
 
 
 def merge_runs(
@@ -171,11 +217,13 @@ def merge_runs(
 
     Takes little memory however large the runs are. Raises OSError, and Stopped after `stop` was set.
     """
-    parts = max(1, sum(run.rows for run in runs) // _MERGE_ROWS)
+    rows = sum(run.rows for run in runs)
+    parts = max(1, rows // _MERGE_ROWS)
     splits = np.array([(1 << 64) * part // parts for part in range(1, parts)], np.uint64)
-    if below is not None and not any((ids.offset < below).any() for run in runs for ids in run.sorted_parts(splits)):
-        return None
-    return _write(path, _merged([run.sorted_parts(splits) for run in runs], below, stop))
+    if below is not None:
+        kept = [int((ids.offset < below).sum()) for run in runs for ids in run.sorted_parts(splits)]
+        rows = sum(kept)
+    return _write(path, rows, _merged([run.sorted_parts(splits) for run in runs], below, stop)) if rows else None
 
 
 def _merged(sources: Sequence[Iterator[Ids]], below: int | None, stop: threading.Event | None) -> Iterator[Ids]:
@@ -188,31 +236,33 @@ def _merged(sources: Sequence[Iterator[Ids]], below: int | None, stop: threading
         yield ids.take(np.argsort(ids.hi, kind="stable"))  # cheap: the parts are sorted
 
 
-def _write(path: Path, parts: Iterable[Ids]) -> IdRun:
+def _write(path: Path, rows: int, parts: Iterable[Ids]) -> IdRun:
     making = path.with_suffix(".making")
-    digest, rows, tail = xxhash.xxh3_64(), 0, _columns(np.empty(0, _BLOCK), 0)
+    lookup, digest, tail = _Lookup(rows), xxhash.xxh3_64(), _columns(np.empty(0, _BLOCK), 0)
     bounds: list[tuple[int, int, int, int]] = []
+    fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        with making.open("wb") as file:
+        with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(bytes(_HEADER.size))
             for part in parts:
-                rows += len(part.hi)
                 bounds += _bounds(part)
                 held = _concatenate([tail, part])
                 whole = len(held.hi) // BLOCK_ROWS * BLOCK_ROWS
-                _put(file, digest, held.take(slice(0, whole)))
+                _put(file, digest, lookup, held.take(slice(0, whole)))
                 tail = held.take(slice(whole, None))
-            _put(file, digest, _padded(tail))
+            _put(file, digest, lookup, _padded(tail))
             low, high = np.min(bounds, axis=0), np.max(bounds, axis=0)
-            header = _HEADER.pack(_MAGIC, rows, low[0], high[1] + 1, low[2], high[3], 0)[:-8]
-            digest.update(header)
+            header = _Header(_MAGIC, rows, int(low[0]), int(high[1]) + 1, int(low[2]), int(high[3]), 0)
+            raw = _HEADER.pack(*header)[:-8]
+            digest.update(raw)
             file.seek(0)
-            file.write(header + digest.intdigest().to_bytes(8, "little"))
+            file.write(raw + digest.intdigest().to_bytes(8, "little"))
         making.rename(path)
-        return IdRun(path)
     except BaseException:
+        os.close(fd)
         making.unlink(missing_ok=True)
         raise
+    return IdRun(path, header, fd, lookup)
 
 
 def _bounds(ids: Ids) -> list[tuple[int, int, int, int]]:
@@ -221,11 +271,12 @@ def _bounds(ids: Ids) -> list[tuple[int, int, int, int]]:
     return [(int(ids.offset.min()), int(ids.offset.max()), int(ids.time.min()), int(ids.time.max()))]
 
 
-def _put(file: BinaryIO, digest: xxhash.xxh3_64, ids: Ids) -> None:
+def _put(file: BinaryIO, digest: xxhash.xxh3_64, lookup: _Lookup, ids: Ids) -> None:
     blocks = np.empty(len(ids.hi) // BLOCK_ROWS, _BLOCK)
     for name, column in zip(Ids._fields, ids, strict=True):
         blocks[name] = column.reshape(-1, BLOCK_ROWS)
     digest.update(blocks.data)
+    lookup.add(blocks)
     file.write(blocks.data)
 
 

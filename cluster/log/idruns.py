@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.log.idrun import IdRun, Stopped, filter_mask, merge_runs, write_run
+from cluster.log.idrun import IdRun, Stopped, filter_mask, merge_runs, open_run, write_run
 from cluster.log.idstore import IdStore
 from cluster.log.idtable import I64, NEVER, U64, Ids
 
@@ -45,18 +45,18 @@ class IdRuns:
         return times
 
     def add(self, ids: Ids) -> None:
-        """Write `ids` (ordered by offset) as the newest run. Raises OSError before anything changed."""
+        """Write `ids` (in any order) as the newest run. Raises OSError before anything changed."""
         self._adopt()
         if self._merge is not None and len(self.runs) >= 2 * RUNS_MAX:
             self._merge.join()  # merging does not keep up: wait, or the number of runs has no bound
             self._adopt()
-        self.runs.append(write_run(self.store.path(int(ids.offset[0]), int(ids.offset[-1]) + 1), ids))
+        self.runs.append(write_run(self.store.path(int(ids.offset.min()), int(ids.offset.max()) + 1), ids))
         self._settle()
 
     def load(self, names: Sequence[str], below: int) -> None:
         """Open runs of the store, without ids of records from `below` on; raises RunInvalid, OSError."""
         for name in names:
-            run = IdRun(self.store.directory / name)
+            run = open_run(self.store.directory / name)
             self.runs.append(run)  # so that `clear` closes it, whatever happens
             if run.end > below:
                 kept = merge_runs(self.store.path(run.first, below), [run], below) if run.first < below else None

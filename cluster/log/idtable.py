@@ -1,7 +1,8 @@
 """Deduplication ids in memory: an exact hash table in numpy arrays, probed by whole batches. The hot part of `dedup`.
 
-Ids are kept in the order in which they came, in four columns; an index of row numbers (open addressing, linear probing,
-at most half full) finds the latest row of an id. An id that came again after the horizon has several rows.
+Ids are kept in the order in which they came, in four columns. An index (open addressing, linear probing, at most half
+full) finds the latest row of an id: a slot holds the row number and 31 bits of the id, so that an unknown id is told
+from its neighbours without a look into the columns. An id that came again after the horizon has several rows.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ Mask = npt.NDArray[np.bool_]
 NEVER = -(1 << 62)
 """A time before all others: of ids that are not there."""
 
-ROW_BYTES = 40  # 32 in the columns and 8 in the index
+ROW_BYTES = 48  # 32 in the columns and 16 in the index
 _FIRST_ROWS = 1024
+_ROW = 0xFFFFFFFF
 
 
 class Ids(NamedTuple):
@@ -42,17 +44,19 @@ class Ids(NamedTuple):
 
 
 class IdTable:
-    """Up to about `rows_max` ids; grows as needed, and by as much as one batch beyond."""
+    """Room for `rows_max` ids (a power of two), taken as needed; more only if more are reserved."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows_max: int) -> None:
         """An empty table."""
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything and give the memory back."""
+        self.rows_max = rows_max
         self.rows = 0
         self._columns = Ids.empty(_FIRST_ROWS)
-        self._index = np.zeros(2 * _FIRST_ROWS, np.int32)  # row + 1; 0: empty
+        self._index = np.zeros(2 * _FIRST_ROWS, np.int64)  # tag << 32 | row + 1; 0: empty; below 0: claimed by a batch
+
+    def clear(self) -> None:
+        """Forget everything; the memory is kept for what comes."""
+        self.rows = 0
+        self._index[:] = 0
 
     @property
     def ids(self) -> Ids:
@@ -64,23 +68,35 @@ class IdTable:
         """Bytes of columns and index."""
         return sum(column.nbytes for column in self._columns) + self._index.nbytes
 
+    def almost_sorted(self) -> Ids:
+        """All rows, nearly in the order of ids: sorting these costs a tenth."""
+        latest = self._latest()
+        if len(latest) == self.rows:
+            return self._columns.take(latest)
+        older = np.ones(self.rows, np.bool_)
+        older[latest] = False
+        return self._columns.take(np.concatenate((latest, np.flatnonzero(older))))
+
     def find(self, ids: Ids) -> tuple[I64, I64]:
         """For each id its latest row (-1: none), and the slot where it stands or belongs."""
         slot = self._home(ids.hi)
         row = np.full(len(slot), -1, np.int64)
-        found = self._index[slot]
-        pending = np.flatnonzero(found)
-        at = found[pending] - 1
+        tag = _tag(ids.lo)
+        entry = self._index.take(slot)
+        pending = np.flatnonzero(entry)
+        entry = entry[pending]
         while len(pending):
-            same = self._columns.lo[at] == ids.lo[pending]
-            same &= self._columns.hi[at] == ids.hi[pending]
-            row[pending[same]] = at[same]
-            pending = pending[~same]
+            alike = np.flatnonzero(entry >> 32 == tag[pending])
+            if len(alike):
+                which, at = pending[alike], (entry[alike] & _ROW) - 1
+                same = (self._columns.lo[at] == ids.lo[which]) & (self._columns.hi[at] == ids.hi[which])
+                row[which[same]] = at[same]
+                pending = np.delete(pending, alike[same])
             step = (slot[pending] + 1) & (len(self._index) - 1)
             slot[pending] = step
-            found = self._index[step]
-            occupied = found != 0
-            pending, at = pending[occupied], found[occupied] - 1
+            entry = self._index[step]
+            occupied = np.flatnonzero(entry)
+            pending, entry = pending[occupied], entry[occupied]
         return row, slot
 
     def reserve(self, rows: int) -> None:
@@ -88,14 +104,13 @@ class IdTable:
         capacity = len(self._columns.hi)
         if self.rows + rows <= capacity:
             return
-        while self.rows + rows > capacity:
-            capacity *= 2
-        held = self.ids
+        needed = 1 << (self.rows + rows - 1).bit_length()
+        capacity = max(needed, min(4 * capacity, self.rows_max))
+        held, latest = self.ids, self._latest()
         self._columns = Ids.empty(capacity)
         for column, old in zip(self._columns, held, strict=True):
             column[: self.rows] = old
-        latest = self._index[self._index != 0] - 1
-        self._index = np.zeros(2 * capacity, np.int32)
+        self._index = np.zeros(2 * capacity, np.int64)
         self._place(latest)
 
     def admit(self, ids: Ids, slot: I64, pending: I64, horizon_us: int) -> Mask:
@@ -110,7 +125,8 @@ class IdTable:
             owner = -1 - self._index[at]
             won = owner == pending
             fresh[pending[won]] = True
-            pending = self._next(ids, slot, pending[~won], owner[~won], horizon_us)
+            lost = np.flatnonzero(~won)
+            pending = self._next(ids, slot, pending[lost], owner[lost], horizon_us)
         self._append(ids.take(fresh), slot[fresh])
         return fresh
 
@@ -132,18 +148,28 @@ class IdTable:
         end = self.rows + len(ids.hi)
         for column, new in zip(self._columns, ids, strict=True):
             column[self.rows : end] = new
-        self._index[slot] = np.arange(self.rows + 1, end + 1, dtype=np.int32)
+        self._index[slot] = _tag(ids.lo) << 32 | np.arange(self.rows + 1, end + 1)
         self.rows = end
 
     def _home(self, hi: U64) -> I64:
         shift = 65 - len(self._index).bit_length()
-        return (hi >> np.uint64(shift)).astype(np.int64)
+        return (hi >> np.uint64(shift)).view(np.int64)
 
-    def _place(self, rows: npt.NDArray[np.int32]) -> None:
+    def _latest(self) -> I64:
+        """The latest row of each id, nearly in the order of ids."""
+        latest: I64 = (self._index[self._index != 0] & _ROW) - 1
+        return latest
+
+    def _place(self, rows: I64) -> None:
         """Index rows whose ids all differ."""
-        slot = self._home(self._columns.hi[rows])
-        while len(rows):
+        ids = self._columns.take(rows)
+        slot, entry = self._home(ids.hi), _tag(ids.lo) << 32 | (rows + 1)
+        while len(entry):
             free = self._index[slot] == 0
-            self._index[slot[free]] = rows[free] + 1
-            lost = self._index[slot] != rows + 1
-            rows, slot = rows[lost], (slot[lost] + 1) & (len(self._index) - 1)
+            self._index[slot[free]] = entry[free]
+            lost = self._index[slot] != entry
+            entry, slot = entry[lost], (slot[lost] + 1) & (len(self._index) - 1)
+
+
+def _tag(lo: U64) -> I64:
+    return (lo >> np.uint64(33)).view(np.int64)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cluster.log import dedup, idruns
 from cluster.log.dedup import Deduplicator
-from cluster.log.idrun import IdRun, RunInvalid
+from cluster.log.idrun import RunInvalid, open_run
 
 HORIZON = 50
 
@@ -179,7 +179,7 @@ def test_damaged_state_is_refused_whole(tmp_path: Path, damage: str) -> None:
         (tmp_path / "manifest.json").write_text('{"owner": ')
     if damage in ("flip", "cut"):
         with pytest.raises(RunInvalid):
-            IdRun(run)
+            open_run(run)
     second = Deduplicator(HORIZON)
     assert second.restore(tmp_path, 1) == 0
     assert second.fresh(random_ids(1000), None, 6, 0).all()
