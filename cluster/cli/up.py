@@ -21,8 +21,7 @@ def up(config_file: Path, address: str | None = None, data: Path | None = None, 
     check(config)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    _heed_signals(stop)
     with _locked(config):
         _run(config, address, stop)
 
@@ -30,7 +29,7 @@ def up(config_file: Path, address: str | None = None, data: Path | None = None, 
 def check(config: Config) -> None:
     """Everything that can be found wrong before anything starts; raises ConfigError."""
     from cluster.events.stream import load_streams
-    from cluster.lake.tables import check_layout
+    from cluster.lake.layout import check_layout
     from cluster.log.open import open_log
 
     if not config.streams:
@@ -43,15 +42,15 @@ def check(config: Config) -> None:
 
 
 def _run(config: Config, address: str | None, stop: threading.Event) -> None:
-    from jobs.sql.worker import SqlWorker
-
     from actors.platform import Platform
     from cluster.events.stream import load_streams
     from cluster.lake.lake import Lake
     from cluster.session import connect
+    from jobs.sql.worker import SqlWorker
 
     Lake.open(config).ensure(load_streams(config))
     session = connect(config, address)
+    _heed_signals(stop)  # again: Ray puts a SIGTERM handler of its own in place, which exits at once
     place = config.data_dir / "platform.json"
     try:
         platform = Platform(config, SqlWorker)
@@ -67,6 +66,11 @@ def _run(config: Config, address: str | None, stop: threading.Event) -> None:
     finally:
         place.unlink(missing_ok=True)
         session.close()
+
+
+def _heed_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def _locked(config: Config) -> IO[str]:

@@ -149,8 +149,8 @@ def _same_channels(rows: list[dict[str, Any]], expected: dict[Any, list[dict[str
 
 
 def _about(value: float, q: float, ordered: list[int]) -> None:
-    """`value` is a quantile to within two percent of rank, and one element."""
-    slack = 0.02 + 1 / len(ordered)
-    assert bisect_left(ordered, value) / len(ordered) <= q + slack
-    assert bisect_right(ordered, value) / len(ordered) >= q - slack
+    """`value` is within two percent of a value whose rank is that of the quantile, give or take one element."""
+    slack, near = 1 / len(ordered), 0.02 * abs(value)
+    assert bisect_left(ordered, value - near) / len(ordered) <= q + slack
+    assert bisect_right(ordered, value + near) / len(ordered) >= q - slack
     assert ordered[0] <= value <= ordered[-1]
