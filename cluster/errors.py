@@ -1,4 +1,4 @@
-"""Errors of a broken system or a wrong configuration. Bad events are values (`cluster.events.verdict`), never exceptions.
+"""Errors of a broken system or a wrong configuration. Bad events are values (`cluster.events.verdict`), not errors.
 
 Each error says what to do next: fix the configuration, retry after a while, or read back before trying again.
 """

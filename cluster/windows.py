@@ -1,4 +1,4 @@
-"""What a window is, read from its configuration: kind, sizes, groups and aggregates. Knows nothing of events in motion."""
+"""What a window is, read from its configuration: kind, sizes, groups, aggregates. Knows no events in motion."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Aggregate:
 class WindowSpec:
     """A window of a stream; sizes in microseconds.
 
-    Windows are aligned to the Unix epoch: a tumbling window of size s is [n·s, (n+1)·s), a hopping one of size s every e
-    is [n·e, n·e + s). A session holds events no more than `gap_us` apart; its end is its last event's time + gap.
+    Windows are aligned to the Unix epoch: a tumbling window of size s is [n·s, (n+1)·s), a hopping one of size s
+    every e is [n·e, n·e + s). A session holds events no more than `gap_us` apart; its end is its last event's time + gap.
     """
 
     name: str

@@ -27,9 +27,11 @@ from pyiceberg.expressions import (
     Or,
     Reference,
 )
+from pyiceberg.expressions.visitors import ResidualEvaluator, UnpartitionedResidualEvaluator
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema, sanitize_column_names
-from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table import FileScanTask, ManifestGroupPlanner, Table
 from pyiceberg.types import IcebergType
 
 from cluster.lake import predicate as p
@@ -106,7 +108,9 @@ class Pinned:
 
     def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
         """The files that may hold rows for which `predicate` is true; raises OSError where manifests cannot be read."""
-        tasks = sorted(self._table.scan(_expression(predicate)).plan_files(), key=lambda task: task.file.file_path)
+        scan = self._table.scan(_expression(predicate))
+        scan._manifest_planner = _Planner(scan.table_metadata, scan.io, scan.row_filter)
+        tasks = sorted(scan.plan_files(), key=lambda task: task.file.file_path)
         files = tuple(_path(task.file.file_path) for task in tasks)
         return ScanPlan(
             files=files,
@@ -124,6 +128,17 @@ class Pinned:
         now = _nested(self._table.schema())
         schemas = [*self._table.metadata.schemas, sanitize_column_names(self._table.schema())]
         return all(_nested(schema) == now for schema in schemas)
+
+
+class _Planner(ManifestGroupPlanner):
+    """Plans without residual filters, for DuckDB filters rows itself.
+
+    They cost most of the planning, and pyiceberg 0.12 fails on them where a partition value is null (`None < 'x'`).
+    """
+
+    def _build_residual_evaluator(self, spec_id: int) -> Callable[[DataFile], ResidualEvaluator]:
+        everything = UnpartitionedResidualEvaluator(self.table_metadata.schema(), AlwaysTrue())
+        return lambda _: everything
 
 
 def _nested(schema: Schema) -> dict[int, IcebergType]:

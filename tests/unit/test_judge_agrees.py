@@ -21,9 +21,7 @@ NOW_US = 1_800_000_000_000_000
 EDGE = EdgeConfig(depth_max=8, event_bytes_max=100_000)
 IDS = ("id", "t")
 
-texts = st.one_of(
-    st.text(max_size=5), st.sampled_from(["a", "b", "", "\x00", "é", "😀", "2020-02-30", "2020-02-29"])
-)
+texts = st.one_of(st.text(max_size=5), st.sampled_from(["a", "b", "", "\x00", "é", "😀", "2020-02-30", "2020-02-29"]))
 numbers = st.one_of(
     st.integers(-5, 5),
     st.floats(allow_nan=False, allow_infinity=False, width=64),
@@ -95,7 +93,8 @@ documents = st.fixed_dictionaries(
         "$defs": st.just({"tree": TREE}),
         "required": st.sampled_from([["t"], ["t", "a"], ["t", "z"]]),
         "properties": st.fixed_dictionaries(
-            {"t": st.just({"type": "integer"})}, optional={"a": schemas, "b": schemas, "id": st.just({"type": "string"})}
+            {"t": st.just({"type": "integer"})},
+            optional={"a": schemas, "b": schemas, "id": st.just({"type": "string"})},
         ),
     },
     optional={"additionalProperties": st.sampled_from([True, False, {"type": "string"}])},
@@ -170,7 +169,10 @@ def events(draw: st.DrawFn) -> bytes:
     value = kind.flatmap(lambda at: st.sampled_from(HOSTILE) if at == 0 else values.map(dumped))
     names = draw(st.lists(st.sampled_from(["a", "b", "x", "z", "a"]), max_size=4))
     fields = [(name, draw(value)) for name in names]
-    fields.insert(draw(st.integers(0, len(fields))), ("t", draw(st.sampled_from([b"1", b"5", b"7", b"8", b"9", b"6", b"null", b'"x"', b"1.0"]))))
+    fields.insert(
+        draw(st.integers(0, len(fields))),
+        ("t", draw(st.sampled_from([b"1", b"5", b"7", b"8", b"9", b"6", b"null", b'"x"', b"1.0"]))),
+    )
     if draw(st.booleans()):
         fields.append(("id", draw(st.sampled_from([b'"a"', b'"b"', b'"c"', b'"d"', b"1", b"null"]))))
     colon, comma = draw(st.sampled_from([(b":", b","), (b" : ", b" , ")]))
@@ -252,7 +254,9 @@ def test_an_array_is_judged_as_its_elements_are_as_lines(
 
 
 def test_the_arbiter_alone_accepts_what_these_tests_feed_it(tmp_path: Path) -> None:
-    stream = stream_of({"type": "object", "properties": {"t": {"type": "integer"}, "a": {}}, "required": ["t"]}, tmp_path)
+    stream = stream_of(
+        {"type": "object", "properties": {"t": {"type": "integer"}, "a": {}}, "required": ["t"]}, tmp_path
+    )
     verdict = Judge(stream, EDGE, 1)._arbiter.judge(b'{"t": 1.0, "a": {"x": 1e400}, "z": 2}')
     assert isinstance(verdict, Acceptance)
     assert verdict.extra == b'{"z":2}'
