@@ -1,4 +1,4 @@
-"""The edge over a real validate worker and the embedded log, in one process: what is acked is on disk, and nothing else."""
+"""The edge over a real validate worker and the embedded log, in one process: what is acked is on disk."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cluster.config import Config
 from cluster.errors import LogUnavailable
 from cluster.events.stream import load_streams
 from cluster.events.verdict import Answer, Submission
+from cluster.log.dedup import Deduplicator
 from cluster.log.open import open_log
 from cluster.log.reader import PartitionReader
 from tests.edge_server import MemoryPlatform, ServedEdge, serve
@@ -44,14 +45,13 @@ class ValidatedPlatform(MemoryPlatform):
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "ui.schema.json").write_text(json.dumps(SCHEMA))
-    plain = {"schema": "ui.schema.json", "time": "time"}
     return Config.model_validate(
         {
             "file": str(tmp_path / "eagleray.yaml"),
             "data_dir": str(tmp_path / "data"),
             "edge": {"port": 0, "auth": "off"},
             "log": {"partitions": 2},
-            "streams": {"ui": plain, "keyed": {**plain, "id": "id"}},
+            "streams": {"ui": {"schema": "ui.schema.json", "time": "time"}},
         }
     )
 
@@ -66,13 +66,13 @@ def edge(config: Config) -> Iterator[ServedEdge]:
     platform.worker.close()
 
 
-def stored(config: Config, stream: str = "ui") -> tuple[list[int], list[tuple[bytes, str]]]:
+def stored(config: Config) -> tuple[list[int], list[tuple[bytes, str]]]:
     """`n` of every event and (original, reason) of every rejection, read back from the files by someone else."""
-    log, found = open_log(config), load_streams(config)[stream]
+    log, found = open_log(config), load_streams(config)["ui"]
     numbers: list[int] = []
     rejects: list[tuple[bytes, str]] = []
     for partition in range(config.log.partitions):
-        reader = PartitionReader(log, found, partition, 0, None)
+        reader = PartitionReader(log, found, partition, 0, Deduplicator(found.config.dedup_horizon))
         while chunk := reader.read(1 << 20):
             numbers += chunk.events["n"].to_pylist()
             rejects += [(row["original"], row["reason"]) for row in chunk.rejects.to_pylist()]
@@ -128,6 +128,13 @@ def test_concurrent_requests_share_batches_and_keep_their_own_verdicts(edge: Ser
     assert numbers == sorted(s * 100 + n for s in range(8) for n in range(25) if n % 5)
     assert len(rejects) == 40
     assert sum(edge.platform.batches) == 200
+
+
+def test_retried_request_with_an_idempotency_key_is_stored_once(edge: ServedEdge, config: Config) -> None:
+    body = event(1) + b"\n" + event(1) + b"\n" + event(2)
+    for key in ("order-7", "order-7", "order-8"):
+        assert edge.post(body, "application/x-ndjson", Idempotency_Key=key).status == 200
+    assert stored(config)[0] == [1, 1, 1, 1, 2, 2]
 
 
 def test_log_that_cannot_be_written_is_503_and_no_ack(
