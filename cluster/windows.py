@@ -68,7 +68,7 @@ def _parse_aggregate(name: str, text: str) -> Aggregate:
 
 
 def _result_type(aggregate: Aggregate, argument: pa.DataType | None) -> pa.DataType:
-    if aggregate.function in ("count", "approx_distinct"):
+    if aggregate.function == "count":
         return pa.int64()
     assert argument is not None and aggregate.path is not None
     column = aggregate.path.column
@@ -79,7 +79,7 @@ def _result_type(aggregate: Aggregate, argument: pa.DataType | None) -> pa.DataT
         return pa.float64()
     if pa.types.is_nested(argument):
         raise ValueError(f"{aggregate.function} cannot take the {argument} {column}")
-    return argument
+    return pa.int64() if aggregate.function == "approx_distinct" else argument
 
 
 def field_type(schema: pa.Schema, path: FieldPath) -> pa.DataType:

@@ -22,6 +22,7 @@ from actors.window.partial import Layout
 from actors.window.sketches import distinct
 from actors.window.watermark import NEVER
 from cluster.config import WindowConfig
+from cluster.errors import ConfigError
 from cluster.windows import parse_window
 
 EVENTS = pa.schema(
@@ -320,3 +321,17 @@ def test_a_view_of_a_view_has_the_right_rows():
     name = parse_window("t", "w", WindowConfig(tumble=1, group_by=("name",), aggregate={"n": "count()"}), EVENTS)
     coded = view.coded(name.group_by[0])
     assert view.times.tolist() == [1, 7] and coded.take(np.arange(2)).to_pylist() == ["n1", "n7"]
+
+
+@pytest.mark.parametrize("function", ["approx_distinct", "min", "last"])
+def test_a_value_with_parts_cannot_be_aggregated(function):
+    config = WindowConfig(tumble=1, aggregate={"v": f"{function}(actor)"})
+    with pytest.raises(ConfigError, match="cannot take the struct"):
+        parse_window("test", "w", config, EVENTS)
+
+
+def test_values_with_parts_can_be_counted():
+    layout = layout_of(WindowConfig(tumble=10, aggregate={"v": "count(actor)"}))
+    blank = dict.fromkeys(EVENTS.names) | {"_time": 0, "_offset": 0, "_row": 0}
+    table = lift(layout, [blank, {**blank, "actor": {"login": None}}], 0)
+    assert close(layout, [table], 0, NEVER, -NEVER).rows.column("v").to_pylist() == [1]
