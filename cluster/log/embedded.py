@@ -20,7 +20,7 @@ from cluster.log.partition import PartitionFile
 from cluster.log.protocol import Bounds, Entry, Record
 
 META = "meta.json"
-APPEND_THREADS = 4  # partitions written at once; more only queue at the disk
+APPEND_THREADS = 32  # started as needed; enough that appends stuck at one partition leave some for the others
 
 
 class EmbeddedLog:
@@ -56,15 +56,16 @@ class EmbeddedLog:
         groups: dict[int, list[int]] = {}
         for index, entry in enumerate(entries):
             groups.setdefault(entry.partition, []).append(index)
+        # every partition is looked up before any is written
+        parts = [(self._file(stream, partition), indexes) for partition, indexes in groups.items()]
         offsets = [0] * len(entries)
-        parts = list(groups.items())
         others: list[tuple[list[int], Future[list[int]]]] = [
-            (indexes, self._pool.submit(self._append_one, stream, partition, [entries[i] for i in indexes]))
-            for partition, indexes in parts[1:]
+            (indexes, self._pool.submit(self._append_to, file, [entries[i] for i in indexes]))
+            for file, indexes in parts[1:]
         ]
         try:
-            for partition, indexes in parts[:1]:
-                _place(offsets, indexes, self._append_one(stream, partition, [entries[i] for i in indexes]))
+            for file, indexes in parts[:1]:
+                _place(offsets, indexes, self._append_to(file, [entries[i] for i in indexes]))
         finally:  # never return while some of it is still being written
             failures = [future.exception() for _, future in others]
         for failure in failures:
@@ -96,8 +97,7 @@ class EmbeddedLog:
         for file in files:
             file.close()
 
-    def _append_one(self, stream: str, partition: int, entries: Sequence[Entry]) -> list[int]:
-        file = self._file(stream, partition)
+    def _append_to(self, file: PartitionFile, entries: Sequence[Entry]) -> list[int]:
         offsets = file.append(entries)
         if file.checkpoint_due:
             self._due.put(file)

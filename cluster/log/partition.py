@@ -203,7 +203,14 @@ class PartitionFile:
             reader.execute("COMMIT")
         if bounds is not None:
             return self._none_at(offset, bounds)
-        return [self._checked(row, offset + index) for index, row in enumerate(rows)]
+        records: list[Record] = []
+        try:
+            for row in rows:
+                records.append(self._checked(row, offset + len(records)))
+        except LogCorrupt:
+            if not records:
+                raise
+        return records  # those before a corrupt one are good; the next read stops at it
 
     def bounds(self) -> Bounds:
         """The offsets held now; (0, 0) if never written."""

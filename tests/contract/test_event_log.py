@@ -1,0 +1,411 @@
+"""The contract of `EventLog`, over every backend; then what only a log in files can promise."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.clock import ManualClock
+from cluster.config import Config, LogConfig
+from cluster.errors import ConfigError, LogCorrupt, LogUnavailable, OffsetOutOfRange
+from cluster.log import partition as partition_file
+from cluster.log.embedded import EmbeddedLog
+from cluster.log.memory import MemoryLog
+from cluster.log.open import open_log
+from cluster.log.protocol import Bounds, Entry, EventLog, Kind
+
+ROOT = Path(__file__).parents[2]
+MANY = 1 << 40
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1_000_000)
+
+
+@pytest.fixture(params=["memory", "embedded"])
+def log(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[EventLog]:
+    made: EventLog = MemoryLog(4, clock) if request.param == "memory" else EmbeddedLog(tmp_path, 4, 2.0, clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, clock: ManualClock) -> Iterator[Callable[..., EmbeddedLog]]:
+    """Opens logs on one directory, each with connections of its own as another process would have."""
+    with contextlib.ExitStack() as stack:
+
+        def open_another(**options: float) -> EmbeddedLog:
+            log = EmbeddedLog(tmp_path, 4, clock=clock, **options)
+            stack.callback(log.close)
+            return log
+
+        yield open_another
+
+
+def events(partition: int, *payloads: bytes) -> list[Entry]:
+    return [Entry(partition, Kind.EVENTS, 1, payload) for payload in payloads]
+
+
+def payloads(log: EventLog, partition: int = 0, offset: int = 0) -> list[bytes]:
+    return [record.payload for record in log.read("s", partition, offset, MANY)]
+
+
+# -- every backend --------------------------------------------------------------------------------
+
+
+def test_offsets_count_from_zero_without_gaps_in_each_partition(log: EventLog) -> None:
+    assert log.partitions == 4
+    assert log.append("s", events(0, b"a", b"b")) == [0, 1]
+    assert log.append("s", [*events(1, b"x"), *events(0, b"c"), *events(1, b"y")]) == [0, 2, 1]
+    assert log.append("other", events(0, b"z")) == [0]
+    assert payloads(log, 0) == [b"a", b"b", b"c"]
+    assert payloads(log, 1) == [b"x", b"y"]
+
+
+def test_a_record_comes_back_as_it_was_appended(log: EventLog, clock: ManualClock) -> None:
+    log.append("s", [Entry(3, Kind.REJECTS, 7, memoryview(b"\0\xff" * 100_000)), Entry(3, Kind.CONTROL, 0, b"")])
+    first, second = log.read("s", 3, 0, MANY)
+    assert first == (0, Kind.REJECTS, 7, clock.now_us(), b"\0\xff" * 100_000)
+    assert second == (1, Kind.CONTROL, 0, clock.now_us(), b"")
+    assert type(first.kind) is Kind
+    assert type(first.payload) is bytes
+
+
+def test_nothing_to_append_is_nothing_written(log: EventLog) -> None:
+    assert log.append("s", []) == []
+    assert log.bounds("s", 0) == Bounds(0, 0)
+
+
+def test_a_partition_never_written_is_empty(log: EventLog) -> None:
+    assert log.bounds("s", 2) == Bounds(0, 0)
+    assert log.read("s", 2, 0, MANY) == []
+    assert log.trim("s", 2, 10, MANY) == 0
+
+
+def test_a_partition_that_does_not_exist_is_refused_before_anything_is_kept(log: EventLog) -> None:
+    with pytest.raises(ValueError, match="partition 4 of 4"):
+        log.append("s", [*events(0, b"a"), *events(4, b"b")])
+    assert log.bounds("s", 0) == Bounds(0, 0)
+
+
+def test_reading_is_bounded_by_bytes_but_never_stuck(log: EventLog) -> None:
+    log.append("s", events(0, b"x" * 100, b"y" * 100, b"z" * 100))
+    assert [record.offset for record in log.read("s", 0, 0, 1)] == [0]
+    assert [record.offset for record in log.read("s", 0, 0, 250)] == [0, 1]
+    assert [record.offset for record in log.read("s", 0, 1, MANY)] == [1, 2]
+    assert log.read("s", 0, 3, MANY) == []
+
+
+def test_ingestion_time_never_steps_back(log: EventLog, clock: ManualClock) -> None:
+    log.append("s", events(0, b"a"))
+    clock.advance(-500_000)
+    log.append("s", events(0, b"b"))
+    log.trim("s", 0, 2, MANY)
+    log.append("s", events(0, b"c"))
+    clock.advance(600_000)
+    log.append("s", events(0, b"d"))
+    assert [record.ingested_at_us for record in log.read("s", 0, 2, MANY)] == [1_000_000, 1_100_000]
+
+
+def test_trim_needs_both_the_offset_and_the_age(log: EventLog, clock: ManualClock) -> None:
+    for payload in (b"a", b"b", b"c", b"d"):
+        log.append("s", events(0, payload))
+        clock.advance(10)
+    assert log.trim("s", 0, 3, 1_000_010) == 1
+    assert log.trim("s", 0, 2, 1_000_100) == 1
+    assert log.bounds("s", 0) == Bounds(2, 4)
+    assert log.trim("s", 0, 2, 1_000_100) == 0
+    assert payloads(log, offset=2) == [b"c", b"d"]
+
+
+def test_end_never_moves_when_everything_is_trimmed(log: EventLog, clock: ManualClock) -> None:
+    log.append("s", events(0, *(b"%d" % i for i in range(600))))
+    clock.advance(1)
+    assert log.trim("s", 0, 10_000, clock.now_us()) == 600
+    assert log.bounds("s", 0) == Bounds(600, 600)
+    assert log.read("s", 0, 600, MANY) == []
+    assert log.append("s", events(0, b"next")) == [600]
+    assert log.bounds("s", 0) == Bounds(600, 601)
+
+
+def test_trimmed_offsets_and_offsets_never_reached_are_out_of_range(log: EventLog, clock: ManualClock) -> None:
+    log.append("s", events(0, b"a", b"b"))
+    clock.advance(1)
+    log.trim("s", 0, 1, clock.now_us())
+    for offset in (0, 3):
+        with pytest.raises(OffsetOutOfRange):
+            log.read("s", 0, offset, MANY)
+    with pytest.raises(OffsetOutOfRange):
+        log.read("s", 1, 1, MANY)
+
+
+def test_threads_append_together_and_each_gets_its_own_offsets(log: EventLog) -> None:
+    acked: dict[int, bytes] = {}
+
+    def appender(name: int) -> None:
+        for i in range(50):
+            mine = [b"%d-%d-%d" % (name, i, part) for part in range(2)]
+            acked.update(zip(log.append("s", events(0, *mine)), mine, strict=True))
+
+    threads = [threading.Thread(target=appender, args=(name,)) for name in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.bounds("s", 0) == Bounds(0, 600)
+    assert payloads(log) == [acked[offset] for offset in range(600)]
+    for name in range(6):
+        mine = [payload for payload in payloads(log) if payload.startswith(b"%d-" % name)]
+        assert mine == [b"%d-%d-%d" % (name, i, part) for i in range(50) for part in range(2)]
+
+
+# -- in files --------------------------------------------------------------------------------
+
+APPENDER = """
+import os, sys
+from pathlib import Path
+from cluster.log.embedded import EmbeddedLog
+from cluster.log.protocol import Entry, Kind
+
+directory, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+log = EmbeddedLog(directory, 4)
+for i in range(count):
+    payload = f"{name}-{i}-".encode() + os.urandom(size)
+    offsets = log.append("s", [Entry(partition, Kind.EVENTS, 1, payload) for partition in range(4)])
+    os.write(1, f"{i} {offsets}\\n".replace(",", "").replace("[", "").replace("]", "").encode())
+"""
+
+
+def spawn(directory: Path, name: str, count: int, size: int = 100) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", APPENDER, str(directory), name, str(count), str(size)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def acked_lines(output: bytes) -> list[tuple[int, list[int]]]:
+    lines = [[int(part) for part in line.split()] for line in output.split(b"\n")[:-1]]
+    return [(line[0], line[1:]) for line in lines]
+
+
+def test_processes_append_to_the_same_partitions_without_gap_or_loss(tmp_path: Path) -> None:
+    appenders = {name: spawn(tmp_path, name, 100) for name in "abc"}
+    log = EmbeddedLog(tmp_path, 4)
+    outputs = {name: appender.communicate(timeout=120) for name, appender in appenders.items()}
+    for name, (output, errors) in outputs.items():
+        acked = acked_lines(output)
+        assert len(acked) == 100, errors.decode()
+        for i, offsets in acked:
+            for partition, offset in enumerate(offsets):
+                assert log.read("s", partition, offset, 1)[0].payload.startswith(b"%s-%d-" % (name.encode(), i))
+    assert [log.bounds("s", partition) for partition in range(4)] == [Bounds(0, 300)] * 4
+    log.close()
+
+
+@pytest.mark.faults
+def test_what_was_acked_survives_kill_9_of_an_appender_mid_append(tmp_path: Path) -> None:
+    for round_ in range(3):
+        appender = spawn(tmp_path, f"r{round_}", 1_000_000, 40_000)
+        bystander = spawn(tmp_path, f"b{round_}", 30, 1_000)
+        assert appender.stdout is not None
+        head = b"".join(appender.stdout.readline() for _ in range(30 + 17 * round_))
+        appender.send_signal(signal.SIGKILL)
+        rest, _ = appender.communicate()
+        output, errors = bystander.communicate(timeout=60)  # the lock of the dead is free at once
+        assert len(acked_lines(output)) == 30, errors.decode()
+        log = EmbeddedLog(tmp_path, 4)
+        for i, offsets in acked_lines(head + rest):
+            for partition, offset in enumerate(offsets):
+                assert log.read("s", partition, offset, 1)[0].payload.startswith(b"r%d-%d-" % (round_, i))
+        for partition in range(4):
+            first, end = log.bounds("s", partition)
+            assert [record.offset for record in log.read("s", partition, 0, MANY)] == list(range(first, end))
+        assert log.append("s", events(0, b"and on it goes")) == [log.bounds("s", 0).end - 1]
+        log.close()
+
+
+def test_a_stopped_appender_costs_its_neighbours_the_time_limit_and_no_more(
+    embedded: Callable[..., EmbeddedLog], tmp_path: Path
+) -> None:
+    log = embedded(append_timeout_s=0.2)
+    log.append("s", events(0, b"a"))
+    with (tmp_path / "s" / "0.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for _ in range(3):
+            with pytest.raises(LogUnavailable, match="another process"):
+                log.append("s", events(0, b"lost"))
+        assert log.append("s", events(1, b"b")) == [0]  # other partitions are not touched
+        assert payloads(log) == [b"a"]
+    assert log.append("s", events(0, b"c")) == [1]
+    assert embedded(append_timeout_s=2.0).append("s", events(0, b"d")) == [2]  # nobody kept the lock
+
+
+def test_a_locked_database_is_unavailable_and_recovers(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
+    log = embedded(append_timeout_s=0.2)
+    log.append("s", events(0, b"a"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LogUnavailable, match="locked"):
+            log.append("s", events(0, b"b"))
+        other.execute("ROLLBACK")
+    assert log.append("s", events(0, b"c")) == [1]
+
+
+def test_a_full_disk_acks_nothing_and_recovers_by_itself(
+    embedded: Callable[..., EmbeddedLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = embedded()
+    log.append("s", events(0, b"a"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as it does on a full disk
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+        for _ in range(2):
+            with pytest.raises(LogUnavailable):
+                log.append("s", [*events(0, b"b" * 400_000), *events(1, b"b" * 400_000)])
+        assert payloads(log) == [b"a"]
+        assert log.append("s", events(2, b"small")) == [0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert log.append("s", events(0, b"c" * 400_000)) == [1]
+    assert payloads(log) == [b"a", b"c" * 400_000]
+    assert log.append("s", events(1, b"c")) == [0]
+
+
+def test_an_append_that_fails_fails_for_everyone_who_waited_with_it(
+    embedded: Callable[..., EmbeddedLog], tmp_path: Path
+) -> None:
+    log = embedded(append_timeout_s=0.5)
+    log.append("s", events(0, b"a"))
+    failures: list[LogUnavailable] = []
+
+    def append() -> None:
+        try:
+            log.append("s", events(0, b"b"))
+        except LogUnavailable as error:
+            failures.append(error)
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        threads = [threading.Thread(target=append) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        other.execute("ROLLBACK")
+    assert len(failures) == 5
+    assert payloads(log) == [b"a"]
+    assert log.append("s", events(0, b"c")) == [1]
+
+
+@pytest.mark.parametrize("column", ["payload", "ingested_at_us", "rows", "kind"])
+def test_an_altered_record_is_corrupt_and_the_ones_before_it_are_not(
+    embedded: Callable[..., EmbeddedLog], tmp_path: Path, column: str
+) -> None:
+    log = embedded()
+    log.append("s", events(0, b"a", b"b", b"c"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+        value = b"x" if column == "payload" else 2
+        other.execute(f'UPDATE records SET {column} = ? WHERE "offset" = 1', (value,))
+    assert payloads(log) == [b"a"]
+    with pytest.raises(LogCorrupt, match="record 1"):
+        log.read("s", 0, 1, MANY)
+
+
+def test_a_flipped_bit_in_the_file_is_detected(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
+    log = embedded()
+    log.append("s", events(0, b"a" * 50_000, b"needle" * 10_000, b"c"))
+    log.close()
+    path = tmp_path / "s" / "0.db"
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"needleneedle")] ^= 4
+    path.write_bytes(data)
+    reopened = embedded()
+    assert payloads(reopened) == [b"a" * 50_000]
+    with pytest.raises(LogCorrupt, match="s/0"):
+        reopened.read("s", 0, 1, MANY)
+
+
+def test_a_record_that_vanished_is_corrupt_not_skipped(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
+    log = embedded()
+    log.append("s", events(0, b"a", b"b", b"c"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+        other.execute('DELETE FROM records WHERE "offset" = 1')
+    assert payloads(log) == [b"a"]
+    with pytest.raises(LogCorrupt, match="missing"):
+        log.read("s", 0, 1, MANY)
+
+
+def test_a_file_that_is_no_database_is_corrupt(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
+    log = embedded()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "0.db").write_bytes(b"not a database, by any means" * 1000)
+    with pytest.raises(LogCorrupt):
+        log.read("s", 0, 0, MANY)
+    with pytest.raises(LogUnavailable):
+        log.append("s", events(0, b"a"))
+
+
+def test_records_survive_reopening(embedded: Callable[..., EmbeddedLog]) -> None:
+    log = embedded()
+    log.append("s", events(0, b"a", b"b"))
+    log.trim("s", 0, 2, MANY)
+    log.append("s", events(0, b"c"))
+    log.close()
+    again = embedded()
+    assert again.bounds("s", 0) == Bounds(2, 3)
+    assert payloads(again, offset=2) == [b"c"]
+
+
+def test_the_write_ahead_log_does_not_grow_without_bound(
+    embedded: Callable[..., EmbeddedLog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_file, "CHECKPOINT_BYTES", 1 << 20)
+    log, reader = embedded(), embedded()
+    position = 0
+    for _ in range(400):
+        log.append("s", events(0, os.urandom(100_000)))
+        position += len(reader.read("s", 0, position, 1 << 20))
+    assert (tmp_path / "s" / "0.db-wal").stat().st_size < 20 << 20  # 40 MB were written
+    assert position == 400
+
+
+def test_the_number_of_partitions_is_fixed_at_first_use(tmp_path: Path) -> None:
+    def config(partitions: int) -> Config:
+        return Config(file=Path("eagleray.yaml"), data_dir=tmp_path, log=LogConfig(partitions=partitions))
+
+    open_log(config(4)).close()
+    with pytest.raises(ConfigError, match=r"eagleray.yaml: log.partitions: .* made with 4 partitions, not 8"):
+        open_log(config(8))
+    open_log(config(4)).close()
+
+
+def test_a_log_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({"version": 2, "partitions": 4}))
+    with pytest.raises(ConfigError, match="format"):
+        EmbeddedLog(tmp_path, 4)
+
+
+def test_kafka_is_refused_in_words_for_users() -> None:
+    with pytest.raises(ConfigError, match=r"log.backend: kafka is not supported by this version"):
+        open_log(Config(log=LogConfig(backend="kafka")))
+
+
+def test_memory_is_one_log_per_data_directory_in_this_process(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, log=LogConfig(backend="memory"))
+    open_log(config).append("s", events(0, b"a"))
+    assert payloads(open_log(config)) == [b"a"]
+    with pytest.raises(ConfigError, match="partitions"):
+        open_log(Config(data_dir=tmp_path, log=LogConfig(backend="memory", partitions=2)))
