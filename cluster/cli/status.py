@@ -12,6 +12,8 @@ import typer
 from cluster.cli.target import DEFAULT_CONFIG, ConfigFile, Key, Url, connect
 from cluster.clock import Clock, SystemClock, iso
 
+LINE = 120
+
 
 def status(
     url: Url = None,
@@ -28,6 +30,8 @@ def status(
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LINE)  # a file or a pipe has no width of its own
     console.print(f"[bold]{client.url}[/]")
     for title, rows in {
         "pools": pool_rows(found),
@@ -102,7 +106,8 @@ def _show(console: Any, title: str, rows: list[dict[str, str]]) -> None:
 
     if not rows:
         return
-    table = Table(title=title, title_justify="left", title_style="bold cyan", box=box.SIMPLE_HEAD)
+    console.print(f"\n[bold cyan]{title}[/]")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, name in enumerate(rows[0]):
         table.add_column(name, justify="right" if index else "left")
     for row in rows:
