@@ -110,7 +110,7 @@ class Lake:
         return self.load(table).scan(selected_fields=tuple(columns or ("*",))).to_arrow()
 
     def window_rows(self, table: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
-        """Rows of a window's table that start in [from_us, to_us), by start; times as ISO 8601 with `Z`."""
+        """Rows of a window's table that start in [from_us, to_us), by start; times as ISO 8601 with `Z`, dates too."""
         limits: BooleanExpression = AlwaysTrue()
         if from_us is not None:
             limits = And(limits, GreaterThanOrEqual(term="window_start", value=_instant(from_us)))
@@ -125,6 +125,8 @@ def _instant(time_us: int) -> datetime:
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_date(column.type):
+        return [None if day is None else day.isoformat() for day in column.to_pylist()]
     if not pa.types.is_timestamp(column.type):
         return list(column.to_pylist())
     return [None if at is None else iso(at) for at in column.cast(pa.int64()).to_pylist()]

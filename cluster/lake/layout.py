@@ -73,13 +73,13 @@ class Layout:
 
 
 def check_layout(where: str, stream: Stream) -> Layout:
-    """The layout of the stream's `events` table; raises ConfigError at `where` (`FILE: streams.NAME`) and the key."""
+    """The layout of the stream's `events` table; raises ConfigError at `where` (`…streams.NAME.lake`) and the key."""
     columns = pa.schema([*stream.events.arrow, *SYSTEM_COLUMNS])
     config = stream.config.lake
-    partitions = _each(f"{where}.lake.partition_by", config.partition_by, lambda text: _partition(text, columns))
+    partitions = _each(f"{where}.partition_by", config.partition_by, lambda text: _partition(text, columns))
     if twice := _repeated([field.name for field in partitions]):
-        raise ConfigError(f"{where}.lake.partition_by", f"{twice} is named twice")
-    return Layout(partitions, _each(f"{where}.lake.sort_by", config.sort_by, lambda text: _sort(text, columns)))
+        raise ConfigError(f"{where}.partition_by", f"{twice} is named twice")
+    return Layout(partitions, _each(f"{where}.sort_by", config.sort_by, lambda text: _sort(text, columns)))
 
 
 def _each(where: str, texts: tuple[str, ...], parse: Callable[[str], T]) -> tuple[T, ...]:

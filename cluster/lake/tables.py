@@ -70,7 +70,9 @@ def table_specs(stream: Stream) -> list[TableSpec]:
     where = f"streams.{stream.name}"
     by_start = Layout(sort_by=(SortField(FieldPath(("window_start",))),))
     return [
-        TableSpec(f"{stream.name}.events", events_columns(stream), f"{where}.schema", check_layout(where, stream)),
+        TableSpec(
+            f"{stream.name}.events", events_columns(stream), f"{where}.schema", check_layout(f"{where}.lake", stream)
+        ),
         TableSpec(f"{stream.name}.dead_letters", DEAD_LETTER_COLUMNS, where),
         TableSpec(f"{stream.name}.late", LATE_COLUMNS, where),
         *(

@@ -176,15 +176,16 @@ def _number(name: str) -> pa.DataType:
 
 
 def test_window_rows_are_those_that_start_within(tmp_path: Path) -> None:
-    window = {"tumble": "1m", "group_by": ["user"], "aggregate": {"c": "count()"}}
-    lake = make_lake(tmp_path, make_stream(windows={"w": window}))
+    window = {"tumble": "1m", "group_by": ["user", "day"], "aggregate": {"c": "count()"}}
+    lake = make_lake(tmp_path, make_stream(pa.schema([*SCHEMA, pa.field("day", pa.date32())]), windows={"w": window}))
     starts = pa.array([NOON_US + i * 60_000_000 for i in (2, 0, 1)], TIME)
     rows = pa.table({"window_start": starts, "window_end": starts, "user": ["b", None, "a"], "c": [3, 1, 2]})
+    rows = rows.append_column("day", pa.array([None, None, datetime.date(2015, 9, 12)], pa.date32()))
     lake.commit("s.w", lake.write("s.w", rows), {"closed": -(2**62)}, {"closed": NOON_US})
     found = lake.window_rows("s.w", NOON_US, NOON_US + 120_000_000)
-    assert [(row["window_start"], row["user"], row["c"]) for row in found] == [
-        ("2015-09-12T12:00:00Z", None, 1),
-        ("2015-09-12T12:01:00Z", "a", 2),
+    assert [(row["window_start"], row["user"], row["day"], row["c"]) for row in found] == [
+        ("2015-09-12T12:00:00Z", None, None, 1),
+        ("2015-09-12T12:01:00Z", "a", "2015-09-12", 2),
     ]
     assert len(lake.window_rows("s.w", None, None)) == 3
 

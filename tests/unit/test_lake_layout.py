@@ -46,13 +46,13 @@ WIDE = pa.schema(
 def test_wrong_layout_names_file_and_key(key: str, text: str, says: str) -> None:
     stream = make_stream(WIDE, lake={key: ["time", text]})
     with pytest.raises(ConfigError, match=says) as raised:
-        check_layout("eagleray.yaml: streams.s", stream)
+        check_layout("eagleray.yaml: streams.s.lake", stream)
     assert raised.value.where == f"eagleray.yaml: streams.s.lake.{key}"
 
 
 def test_partition_named_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="time_day is named twice"):
-        check_layout("f: streams.s", make_stream(lake={"partition_by": ["day(time)", "day( time )"]}))
+        check_layout("f: streams.s.lake", make_stream(lake={"partition_by": ["day(time)", "day( time )"]}))
 
 
 def test_every_transform_and_order_becomes_the_tables_own(tmp_path: Path) -> None:
