@@ -2,7 +2,7 @@
 
 An event is a duplicate iff its id was stored less than `horizon_us` of ingestion time ago. The answer depends only on
 the sequence of (id, ingestion time), never on batching, spilling, merging or restarts. Recent ids are in memory
-(`idtable`), older ones in sorted runs on disk (`idruns`). `save` and `restore` keep a copy as a cache of the log.
+(`idtable`), older ones in sorted runs on disk (`idruns`). `save` and `restore` keep them as a cache of the log.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cluster.log.idrun import IdRun, RunInvalid, write_run
+from cluster.log.idjournal import IdJournal, read_journal
+from cluster.log.idrun import RunInvalid
 from cluster.log.idruns import IdRuns
-from cluster.log.idstore import IdStore
+from cluster.log.idstore import IdStore, Manifest
 from cluster.log.idtable import I64, NEVER, ROW_BYTES, Ids, IdTable, Mask
 
 MEMORY_BYTES_MAX = 128 << 20
-SAVES_MAX = 8  # saved pieces of the table; then they are written as one
+_REPLAY_ROWS = 1 << 15
 
 
 class Deduplicator:
@@ -32,8 +33,7 @@ class Deduplicator:
         self._table = IdTable(rows_max)
         self._store = IdStore.private()
         self._runs = IdRuns(self._store, memory_bytes_max - rows_max * ROW_BYTES)
-        self._saves: list[IdRun] = []  # copies of the table's first rows, looked at by a restore only
-        self._saved_rows = 0
+        self._journal: IdJournal | None = None  # the table's first rows, for a restore
         self._complete = 0  # offset below which everything is on disk in a shared directory
         self._floor = 0  # offset below which restoring is not exact any more
         self._lost = False  # another one owns the directory
@@ -59,16 +59,9 @@ class Deduplicator:
         where = slice(None) if present is None else np.flatnonzero(present)
         times = np.broadcast_to(np.asarray(ingested_at_us, np.int64), len(ids))[where]
         offsets = np.broadcast_to(np.asarray(offset, np.int64), len(ids))[where]
-        batch = Ids(np.ascontiguousarray(ids[where, 0]), np.ascontiguousarray(ids[where, 1]), times, offsets)
-        if not len(times):
-            return fresh
-        if self._table.rows and self._table.rows + len(times) > self._table.rows_max:
-            self._spill()
-        self._table.reserve(len(times))
-        row, slot = self._table.find(batch)
-        stored = self._stored(batch, row)
-        candidates = np.flatnonzero(times - stored >= self._horizon_us)
-        fresh[where] = self._table.admit(batch, slot, candidates, self._horizon_us)
+        if len(times):
+            hi, lo = np.ascontiguousarray(ids[where, 0]), np.ascontiguousarray(ids[where, 1])
+            fresh[where] = self._admit(Ids(hi, lo, times, offsets))
         return fresh
 
     def save(self, directory: Path, upto_offset: int) -> None:
@@ -96,13 +89,13 @@ class Deduplicator:
         self._forget(IdStore.take_over(directory))
         manifest = self._store.manifest
         assert manifest is not None
-        complete = min(manifest.complete, upto_offset)
         if manifest.floor <= upto_offset:
             try:
-                self._runs.load(manifest.runs, complete)
-                self._complete, self._floor = complete, manifest.floor
-            except (RunInvalid, FileNotFoundError):
-                self._runs.clear()  # only a cache: the caller reads the log instead
+                self._load(manifest, min(manifest.complete, upto_offset))
+            except (RunInvalid, FileNotFoundError):  # only a cache: the caller reads the log instead
+                self._runs.clear()
+                self._table.clear()
+        self._save_rows(self._complete)
         self._publish()
         self._store.sweep()
         return self._complete
@@ -110,6 +103,14 @@ class Deduplicator:
     def close(self) -> None:
         """Stop merging and close all files; what was saved stays."""
         self._forget(IdStore.private())
+
+    def _admit(self, batch: Ids) -> Mask:
+        if self._table.rows and self._table.rows + len(batch.hi) > self._table.rows_max:
+            self._spill()
+        self._table.reserve(len(batch.hi))
+        row, slot = self._table.find(batch)
+        candidates = np.flatnonzero(batch.time - self._stored(batch, row) >= self._horizon_us)
+        return self._table.admit(batch, slot, candidates, self._horizon_us)
 
     def _stored(self, batch: Ids, row: I64) -> I64:
         """When each id was last stored; NEVER if it was not, or longer ago than matters."""
@@ -127,25 +128,34 @@ class Deduplicator:
         newest_us = int(self._table.ids.time[-1])
         self._runs.add(self._table.almost_sorted())
         self._table.clear()
-        self._store.discard(self._saves)
-        self._saves, self._saved_rows = [], 0
+        self._drop_journal()
         if self._store.manifest is None:
             self._runs.expire(newest_us - self._horizon_us)
         with suppress(OSError):  # the last manifest still holds, and so do its files
             self._publish()
 
+    def _load(self, manifest: Manifest, below: int) -> None:
+        """Take the ids of records under `below` from the store; raises RunInvalid, OSError."""
+        self._runs.load(manifest.runs, below)
+        if manifest.journal is not None:
+            ids = read_journal(self._store.directory, manifest.journal)
+            ids = ids.take(slice(0, int(np.searchsorted(ids.offset, below))))
+            for start in range(0, len(ids.hi), _REPLAY_ROWS):
+                self._admit(ids.take(slice(start, start + _REPLAY_ROWS)))  # all of them are fresh, as they were
+        self._complete, self._floor = below, manifest.floor
+
     def _save_rows(self, upto_offset: int) -> None:
-        upto_row = int(np.searchsorted(self._table.ids.offset, upto_offset))
-        if upto_row <= self._saved_rows:
-            return
-        whole = len(self._saves) >= SAVES_MAX
-        ids = self._table.ids.take(slice(0 if whole else self._saved_rows, upto_row))
-        run = write_run(self._store.path(int(ids.offset[0]), int(ids.offset[-1]) + 1), ids)
-        if whole:
-            self._store.discard(self._saves)
-            self._saves = []
-        self._saves.append(run)
-        self._saved_rows = upto_row
+        ids = self._table.ids
+        upto = int(np.searchsorted(ids.offset, upto_offset))
+        if upto > (self._journal.rows if self._journal else 0):
+            if self._journal is None:
+                self._journal = IdJournal(self._store.journal_path(int(ids.offset[0])))
+            self._journal.append(ids.take(slice(self._journal.rows, upto)))
+
+    def _drop_journal(self) -> None:
+        if self._journal is not None:
+            self._store.discard([self._journal])
+            self._journal = None
 
     def _time_before(self, offset: int) -> int:
         """An ingestion time that records from `offset` on are not below; NEVER if unknown."""
@@ -154,10 +164,10 @@ class Deduplicator:
         return int(ids.time[row - 1]) if row else self._runs.last_us(offset)
 
     def _publish(self) -> None:
-        if not self._store.publish(self._complete, self._floor, [*self._runs.runs, *self._saves]):
+        if not self._store.publish(self._complete, self._floor, self._runs.runs, self._journal):
             self._lost = True  # its files belong to the new owner now; ours stay readable as long as they are open
             self._store = self._runs.store = IdStore.private()
-            self._saves = []
+            self._journal = None
 
     def _move(self, directory: Path) -> None:
         """Adopt `directory` without a restore, dropping what it holds."""
@@ -169,9 +179,9 @@ class Deduplicator:
 
     def _forget(self, store: IdStore) -> None:
         self._runs.clear()
-        for run in self._saves:
-            run.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         self._table.clear()
         self._store = self._runs.store = store
-        self._saves, self._saved_rows = [], 0
         self._complete, self._floor, self._lost = 0, 0, False

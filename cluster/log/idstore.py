@@ -14,10 +14,11 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cluster.log.filelock import FileLock
+from cluster.log.idjournal import IdJournal, JournalMark
 from cluster.log.idrun import IdRun
 
 MANIFEST = "manifest.json"
@@ -33,6 +34,7 @@ class Manifest:
     complete: int = 0
     floor: int = 0
     runs: list[str] = field(default_factory=list)  # oldest first
+    journal: JournalMark | None = None  # newer than all runs
     version: int = _VERSION
 
 
@@ -43,7 +45,7 @@ class IdStore:
         """Use `take_over` or `private`."""
         self.directory = directory
         self.manifest = manifest  # None: private
-        self._garbage: list[IdRun] = []
+        self._garbage: list[IdRun | IdJournal] = []
         self._owner = manifest.owner if manifest else ""
 
     @classmethod
@@ -59,7 +61,7 @@ class IdStore:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
             found = _read(directory) or Manifest("")
-            manifest = Manifest(secrets.token_hex(8), found.complete, found.floor, found.runs)
+            manifest = replace(found, owner=secrets.token_hex(8))
             _write(directory, manifest)
         return cls(directory, manifest)
 
@@ -67,14 +69,19 @@ class IdStore:
         """A new name for a run with ids of records in [first, end)."""
         return self.directory / f"{first:020d}-{end:020d}-{secrets.token_hex(4)}.ids"
 
-    def discard(self, runs: Sequence[IdRun]) -> None:
-        """Delete these files after the next `publish`, which no longer names them."""
-        self._garbage += runs
+    def journal_path(self, first: int) -> Path:
+        """A new name for a journal of ids of records from `first` on."""
+        return self.directory / f"{first:020d}-{secrets.token_hex(4)}.journal"
 
-    def publish(self, complete: int, floor: int, runs: Sequence[IdRun]) -> bool:
-        """Make these runs the valid ones; False if another one owns the directory now. Raises OSError."""
+    def discard(self, files: Sequence[IdRun | IdJournal]) -> None:
+        """Delete these after the next `publish`, which no longer names them."""
+        self._garbage += files
+
+    def publish(self, complete: int, floor: int, runs: Sequence[IdRun], journal: IdJournal | None) -> bool:
+        """Make these files the valid ones; False if another one owns the directory now. Raises OSError."""
         if self.manifest is not None:
-            manifest = Manifest(self._owner, complete, floor, [run.path.name for run in runs])
+            names = [run.path.name for run in runs]
+            manifest = Manifest(self._owner, complete, floor, names, journal.mark if journal else None)
             with _locked(self.directory):
                 found = _read(self.directory)
                 if found is not None and found.owner != self._owner:
@@ -82,14 +89,15 @@ class IdStore:
                 _write(self.directory, manifest)
             self.manifest = manifest
         garbage, self._garbage = self._garbage, []
-        for run in garbage:
-            run.close()
-            run.path.unlink(missing_ok=True)
+        for file in garbage:
+            file.close()
+            file.path.unlink(missing_ok=True)
         return True
 
     def sweep(self) -> None:
         """Delete files that the manifest does not name: left by a killed or a former owner."""
-        valid = {MANIFEST, ".lock", *(self.manifest.runs if self.manifest else [])}
+        manifest = self.manifest or Manifest("")
+        valid = {MANIFEST, ".lock", *manifest.runs, manifest.journal.name if manifest.journal else ""}
         for path in self.directory.iterdir():
             if path.name not in valid:
                 with suppress(OSError):
@@ -113,8 +121,10 @@ def _locked(directory: Path) -> Iterator[None]:
 def _read(directory: Path) -> Manifest | None:
     """The manifest; None if there is none, or none that this version can use."""
     try:
-        manifest = Manifest(**json.loads((directory / MANIFEST).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        found = json.loads((directory / MANIFEST).read_text())
+        journal = found.pop("journal")
+        manifest = Manifest(**found, journal=JournalMark(**journal) if journal else None)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return manifest if manifest.version == _VERSION else None
 
