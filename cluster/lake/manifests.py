@@ -1,7 +1,7 @@
 """Keeps a table's list of manifests short at a price per commit that does not grow: merging by tiers.
 
 Each commit adds a manifest of one or a few files. pyiceberg's own merging rewrites the newest large manifest every few
-commits, at about half a millisecond per file in it. Here MERGE_COUNT small manifests become one of the next tier, so a
+commits, at about 0.2 ms per file in it. Here MERGE_COUNT small manifests become one of the next tier, so a
 file's entry is rewritten twice in its life: after 32 commits and after 1,024.
 """
 
@@ -16,7 +16,7 @@ from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _FastAppendFiles, _ManifestMergeManager
 
 MERGE_COUNT = 32
-FILES_MAX = MERGE_COUNT**2  # a manifest with this many files is left alone: merging it would hold a commit for seconds
+FILES_MAX = MERGE_COUNT**2  # a manifest with this many files is left alone: 32 of them would hold a commit for seconds
 
 Tier = tuple[int, int]
 """(partition spec, 0 for manifests below MERGE_COUNT files and 1 for larger ones)."""
