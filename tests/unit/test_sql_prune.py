@@ -79,6 +79,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("SELECT n FROM s.events WHERE date_trunc('hour', time) = '2015-09-12T13:00:00Z'", 3),
         ("SELECT n FROM s.events WHERE channel = '#de'", 6),
         ("SELECT n FROM s.events WHERE channel IS NULL", 5),
+        ("SELECT n FROM s.events WHERE channel > '#de'", 6),
         ("SELECT n FROM s.events WHERE \"id.orig\" LIKE 'ü%'", 4),
         ("SELECT n FROM s.events WHERE d < -2", 2),
         ("SELECT n FROM s.events WHERE ok AND n < 25", 2),
