@@ -26,7 +26,7 @@ from jobs.sql.confine import GRACE_S
 Form = Literal["json", "arrow"]
 
 QUERIES_MAX = 2  # at once; the memory of each is lake.query_memory_max
-START_TIMEOUT_S = 60.0
+_LEAST_S = 0.05  # for a query whose child took all the time to start
 _CHUNK = 1 << 20
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,25 +45,29 @@ class SqlWorker:
     def query(self, text: str, timeout_s: float, form: Form = "json") -> dict[str, Any] | bytes:
         """`form` json: `{"columns", "rows"}` as `jobs.sql.answer` has it; arrow: an IPC stream.
 
-        Raises QueryRejected, QueryFailed, and Overloaded where no child is free within `timeout_s`.
+        Raises QueryRejected, QueryFailed, and Overloaded where no child is free or started within `timeout_s`.
         """
+        deadline = monotonic() + timeout_s
         try:
             child = self._slots.get(timeout=timeout_s)
         except queue.Empty:
-            raise Overloaded("the number of SQL queries at once", retry_after_s=timeout_s) from None
-        keep: _Child | None = None
+            raise Overloaded("the number of SQL queries at once", retry_after_s=1) from None
         try:
-            child = child if child and child.alive() else _Child(self._config)
-            answer = child.ask(text, timeout_s, form)
+            if child is None or not child.alive():
+                child = self._replace(child)
+            answer = child.ask(text, timeout_s, form, deadline)
             if isinstance(answer, QueryFailed):
-                child.end()  # it may hold on to much memory
-            else:
-                keep = child
+                child = self._replace(child)  # it may hold on to much memory
         finally:
-            self._slots.put(keep)
+            self._slots.put(child)
         if isinstance(answer, EaglerayError):
             raise answer
         return answer  # type: ignore[no-any-return]
+
+    def _replace(self, child: _Child | None) -> _Child:
+        if child:
+            child.end()
+        return _Child(self._config)
 
     def close(self) -> None:
         """End the children; queries that run fail."""
@@ -95,13 +99,13 @@ class _Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, text: str, timeout_s: float, form: Form) -> Any:
+    def ask(self, text: str, timeout_s: float, form: Form, deadline: float) -> Any:
         """The child's answer; errors are values. Ends the child where it does not answer."""
         try:
-            if not self._ready:
-                self._ready = self._receive(START_TIMEOUT_S) == READY
-            send(self._requests, (text, timeout_s, form))
-            return self._receive(timeout_s + GRACE_S)
+            if not self._started(deadline):
+                return Overloaded("the time for a SQL process to start", retry_after_s=1)
+            send(self._requests, (text, max(_LEAST_S, deadline - monotonic()), form))
+            return self._receive(deadline + GRACE_S)
         except TimeoutError:
             self.end()
             return QueryFailed(f"the query was stopped after its time limit of {timeout_s:g} s")
@@ -109,8 +113,12 @@ class _Child:
             self.end()
             return QueryFailed("the query ended its process, most likely for want of memory (lake.query_memory_max)")
 
-    def _receive(self, timeout_s: float) -> Any:
-        deadline = monotonic() + timeout_s
+    def _started(self, deadline: float) -> bool:
+        if not self._ready and select.select([self._answers], [], [], max(0.0, deadline - monotonic()))[0]:
+            self._ready = self._receive(deadline + GRACE_S) == READY
+        return self._ready
+
+    def _receive(self, deadline: float) -> Any:
         (size,) = HEADER.unpack(self._read(HEADER.size, deadline))
         return pickle.loads(self._read(size, deadline))
 

@@ -119,11 +119,22 @@ def test_queries_beyond_the_slots_are_turned_away_in_time(worker: SqlWorker) -> 
     assert len(failures) == 1
 
 
+def test_a_process_that_still_starts_is_waited_for_and_not_blamed(config: Config) -> None:
+    worker = SqlWorker(config, queries_max=1)
+    with pytest.raises(Overloaded):
+        worker.query("SELECT 1", 0.001)
+    assert isinstance(worker.query("SELECT 1", 60), dict)
+    worker.close()
+
+
 def test_nothing_is_left_behind_by_queries_that_were_ended(worker: SqlWorker, config: Config) -> None:
+    worker.query("SELECT 1", 60)
     with pytest.raises(QueryFailed):
         worker.query("SELECT range FROM range(100000000) ORDER BY hash(range)", 0.5)
+    worker.query("SELECT 1", 60)
     with pytest.raises(QueryFailed):
         worker.query(ENDLESS, 0.1)
+    worker.query("SELECT 1", 60)
     assert [path for path in (config.data_dir / "tmp").glob("*/*")] == []
 
 
