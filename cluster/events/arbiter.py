@@ -77,6 +77,8 @@ class Arbiter:
             return Refusal("json", str(error))
         except RecursionError:
             return Refusal("too_deep", "the schema leads too deep into this event")
+        except Exception as error:  # one event that nobody foresaw must not hold up the others
+            return Refusal("schema", f"could not be judged: {type(error).__name__}: {error}"[:DETAIL_MAX])
 
     def _refusal(self, event: Any, raw: bytes) -> Refusal | None:
         if not isinstance(event, dict):

@@ -16,7 +16,7 @@ import pyarrow as pa
 from cluster.clock import iso
 from cluster.config import EdgeConfig
 from cluster.duration import format_duration
-from cluster.events.arbiter import Acceptance, Arbiter
+from cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
 from cluster.events.columns import EventColumns, Suspects
 from cluster.events.event_time import EventTime
 from cluster.events.identity import FieldReader, Identity, id_column
@@ -94,7 +94,10 @@ class Judge:
         """Judge all events of all submissions; `now_us` is the wall clock, for what lies too far in the future."""
         # 1. bodies to rows  2. rows to columns, the doubtful to the arbiter  3. the future  4. ids and partitions
         rows = _Rows.of([self._reader.read(submission) for submission in submissions])
-        rows, arrays, times = self._build(rows)
+        try:
+            rows, arrays, times = self._build(rows)
+        except Exception:  # an event that nobody foresaw: find it, and judge the others
+            rows, arrays, times = self._build(rows.keep(self._sound(rows)))
         limit = now_us + self.stream.config.max_future
         if len(times) and times.max() > limit:
             rows, arrays, times = self._refuse_future(rows, arrays, times, limit)
@@ -121,6 +124,25 @@ class Judge:
         rows = self._arbitrated(rows, doubtful)
         arrays = self._columns.arrays(rows.structs, None)
         return rows, arrays, self._time.column(self._time_field.column(arrays))[0]
+
+    def _sound(self, rows: _Rows) -> np.ndarray:
+        """Which rows can be built, (n,) bool; the others are rejected. Bisects, so that one odd row costs little."""
+        sound = np.ones(len(rows.structs), bool)
+        spans = [(0, len(rows.structs))]
+        while spans:
+            begin, end = spans.pop()
+            span = np.zeros(len(sound), bool)
+            span[begin:end] = True
+            try:
+                self._columns.arrays(rows.keep(span).structs, Suspects())
+            except Exception as error:
+                if end - begin > 1:
+                    middle = (begin + end) // 2
+                    spans += [(begin, middle), (middle, end)]
+                else:
+                    sound[begin] = False
+                    rows.reject(begin, "schema", f"could not be judged: {type(error).__name__}: {error}"[:DETAIL_MAX])
+        return sound
 
     def _objected(self, rows: _Rows) -> list[int]:
         model = self._arbiter.model

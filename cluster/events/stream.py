@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from cluster.config import Config, StreamConfig
 from cluster.errors import ConfigError
+from cluster.events.arrow_types import JSON_METADATA
 from cluster.events.filter import check_filter
 from cluster.events.paths import FieldPath
 from cluster.events.schema import EventSchema, load_schema
@@ -69,13 +70,24 @@ def _path(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
     return path
 
 
+def _plain(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
+    """A path to a field of one type: what may be several things is JSON text, and no time or id."""
+    path = _path(where, text, schema, *types)
+    fields = {field.name: field for field in schema}
+    for name in path.names[:-1]:
+        fields = {field.name: field for field in fields[name].type.fields}
+    if JSON_METADATA.items() <= (fields[path.names[-1]].metadata or {}).items():
+        raise ConfigError(where, f"{path.column} has no one type in the schema; expected {' or '.join(types)}")
+    return path
+
+
 def _load(config: Config, name: str, stream: StreamConfig) -> Stream:
     where = f"{config.file}: streams.{name}"
     events = load_schema(f"{where}.schema", stream.schema_, config.file.parent)
     if reserved := [field.name for field in events.arrow if field.name.startswith("_") and field.name in _SYSTEM]:
         raise ConfigError(f"{where}.schema", f"the field {reserved[0]!r} has the name of a system column")
-    time = _path(f"{where}.time", stream.time, events.arrow, *(("integer",) if stream.time_unit else _TIME_TEXT))
-    id_ = _path(f"{where}.id", stream.id, events.arrow, "string", "integer") if stream.id else None
+    time = _plain(f"{where}.time", stream.time, events.arrow, *(("integer",) if stream.time_unit else _TIME_TEXT))
+    id_ = _plain(f"{where}.id", stream.id, events.arrow, "string", "integer") if stream.id else None
     key = _path(f"{where}.key", stream.key, events.arrow, *_KEY_TYPES) if stream.key else None
     if stream.filter is not None:
         check_filter(f"{where}.filter", stream.filter, events.arrow)
