@@ -126,7 +126,7 @@ class Deduplicator:
     def _spill(self) -> None:
         """Turn the whole table into a run. Raises OSError before anything changed."""
         newest_us = int(self._table.ids.time[-1])
-        self._runs.add(self._table.almost_sorted())
+        self._runs.add(self._table.sorted())
         self._table.clear()
         self._drop_journal()
         if self._store.manifest is None:

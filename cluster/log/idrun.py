@@ -206,8 +206,8 @@ def _read(fd: int, path: Path, start: int, end: int) -> Blocks:
 
 
 def write_run(path: Path, ids: Ids) -> IdRun:
-    """Write `ids` (in any order, at least one) and open the run; raises OSError, and leaves nothing behind then."""
-    return _write(path, len(ids.hi), [ids.take(np.argsort(ids.hi, kind="stable"))])
+    """Write `ids` (in the order of `hi`, at least one) and open the run; when it fails (OSError) nothing is left behind."""
+    return _write(path, len(ids.hi), [ids])
 
 
 def merge_runs(

@@ -45,7 +45,7 @@ class IdRuns:
         return times
 
     def add(self, ids: Ids) -> None:
-        """Write `ids` (in any order) as the newest run. Raises OSError before anything changed."""
+        """Write `ids` (in the order of `hi`) as the newest run. Raises OSError before anything changed."""
         self._adopt()
         if self._merge is not None and len(self.runs) >= 2 * RUNS_MAX:
             self._merge.join()  # merging does not keep up: wait, or the number of runs has no bound

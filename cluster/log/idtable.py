@@ -68,14 +68,17 @@ class IdTable:
         """Bytes of columns and index."""
         return sum(column.nbytes for column in self._columns) + self._index.nbytes
 
-    def almost_sorted(self) -> Ids:
-        """All rows, nearly in the order of ids: sorting these costs a tenth."""
-        latest = self._latest()
-        if len(latest) == self.rows:
-            return self._columns.take(latest)
-        older = np.ones(self.rows, np.bool_)
-        older[latest] = False
-        return self._columns.take(np.concatenate((latest, np.flatnonzero(older))))
+    def sorted(self) -> Ids:
+        """All rows in the order of `hi`. The index is nearly in this order: sorting from there costs a tenth."""
+        rows = self._latest()
+        if len(rows) < self.rows:
+            older = np.ones(self.rows, np.bool_)
+            older[rows] = False
+            rows = np.concatenate((rows, np.flatnonzero(older)))
+        hi = self._columns.hi[rows]
+        order = np.argsort(hi, kind="stable")
+        rows = rows[order]
+        return Ids(hi[order], self._columns.lo[rows], self._columns.time[rows], self._columns.offset[rows])
 
     def find(self, ids: Ids) -> tuple[I64, I64]:
         """For each id its latest row (-1: none), and the slot where it stands or belongs."""

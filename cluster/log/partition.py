@@ -7,6 +7,7 @@ threads that wait meanwhile are committed together by whoever gets the lock. A c
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -15,46 +16,22 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from struct import Struct
-
-import xxhash
 
 from cluster.clock import Clock
 from cluster.errors import LogCorrupt, LogUnavailable, OffsetOutOfRange
+from cluster.log import database
 from cluster.log.filelock import FileLock
-from cluster.log.protocol import Bounds, Entry, Kind, Record
+from cluster.log.protocol import Bounds, Entry, Record
+from cluster.log.wal import check_wal
 
-# 8 KiB: a one-event record rewrites two pages; larger ones gain nothing for 50 KB records (benchmarks/log.py)
-PAGE_BYTES = 8192
-WAL_LIMIT_BYTES = 256 << 20  # a WAL that outgrew this while a reader held it back is cut when it is next reset
 CHECKPOINT_BYTES = 16 << 20
 RESTART_S = 0.1  # how long a checkpoint may wait for readers to leave a WAL that outgrew four times its size
 TRIM_STEP = 256  # records deleted in one transaction: appenders never wait long for retention
 BUSY_READ_S = 5.0  # readers wait only while another process recovers the file after a crash
 
-_TABLES = """
-CREATE TABLE records (
-    "offset" INTEGER PRIMARY KEY, kind INTEGER NOT NULL, rows INTEGER NOT NULL,
-    ingested_at_us INTEGER NOT NULL, checksum INTEGER NOT NULL, payload BLOB NOT NULL);
-CREATE TABLE trimmed (one INTEGER PRIMARY KEY CHECK (one = 1), "end" INTEGER NOT NULL, ingested_at_us INTEGER NOT NULL);
-"""
-_INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)"
-_LAST = 'SELECT "offset" + 1, ingested_at_us FROM records ORDER BY "offset" DESC LIMIT 1'
-_TRIMMED = 'SELECT "end", ingested_at_us FROM trimmed'
-_SELECT = (
-    'SELECT "offset", kind, rows, ingested_at_us, checksum, payload FROM records WHERE "offset" >= ? ORDER BY "offset"'
-)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-_Row = tuple[int, int, int, int, int, bytes]
-_HEADER = Struct("<qqqq")
-
-
-def _checksum(offset: int, kind: int, rows: int, ingested_at_us: int, payload: bytes | memoryview) -> int:
-    header: int = xxhash.xxh3_64_intdigest(_HEADER.pack(offset, kind, rows, ingested_at_us))
-    digest: int = xxhash.xxh3_64_intdigest(payload, seed=header)
-    return digest - (1 << 63)  # SQLite's integers are signed
 
 
 class _Append:
@@ -84,6 +61,7 @@ class PartitionFile:
         self._file_lock: FileLock | None = None
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._in_use: int | None = None  # file whose shared lock says that somebody has the database open
         self._unwritten_back = 0  # bytes this process put into the WAL since its last checkpoint, about
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -112,8 +90,9 @@ class PartitionFile:
         try:
             first, end = self.bounds()
             with self._reading() as reader:
-                times = _Times(reader)
-                cut = bisect_left(range(end), older_than_us, first, max(first, min(before_offset, end)), key=times.of)
+                ingested_at_us = partial(database.ingested_at_us, reader)  # a dozen look-ups instead of a scan
+                upto = max(first, min(before_offset, end))
+                cut = bisect_left(range(end), older_than_us, first, upto, key=ingested_at_us)
             for step in range(first, cut, TRIM_STEP):
                 with self._turn():
                     self._delete(min(step + TRIM_STEP, cut))
@@ -148,7 +127,7 @@ class PartitionFile:
         error: Exception | None = None
         try:
             self._insert(group)
-        except (sqlite3.Error, OSError) as failure:
+        except (sqlite3.Error, OSError, LogCorrupt) as failure:
             self._drop_writer()
             error = failure
         for append in group:
@@ -157,31 +136,29 @@ class PartitionFile:
     def _insert(self, group: Sequence[_Append]) -> None:
         writer = self._open_writer()
         writer.execute("BEGIN IMMEDIATE")
-        offset, last_us = _end(writer)
+        offset, last_us = database.end(writer)
         now_us = max(self._clock.now_us(), last_us)
         for append in group:
             first = offset
             for entry in append.entries:
-                kind = int(entry.kind)
-                checksum = _checksum(offset, kind, entry.rows, now_us, entry.payload)
-                writer.execute(_INSERT, (offset, kind, entry.rows, now_us, checksum, entry.payload))
+                database.insert(writer, offset, now_us, entry)
                 offset += 1
-                self._unwritten_back += len(entry.payload) + PAGE_BYTES
+                self._unwritten_back += len(entry.payload) + database.PAGE_BYTES
             append.offsets = list(range(first, offset))
         writer.execute("COMMIT")
 
     def _delete(self, before: int) -> None:
         writer = self._open_writer()
         writer.execute("BEGIN IMMEDIATE")
-        writer.execute("INSERT OR REPLACE INTO trimmed VALUES (1, ?, ?)", _end(writer))
-        writer.execute('DELETE FROM records WHERE "offset" < ?', (before,))
+        database.delete(writer, before)
         writer.execute("COMMIT")
 
     def _open_writer(self) -> sqlite3.Connection:
         if self._writer is None:
             if not self.path.exists():
-                _create(self.path)
-            self._writer = _connect(self.path, self._timeout_s)
+                database.create(self.path)
+            self._enter()
+            self._writer = database.connect(self.path, self._timeout_s)
         return self._writer
 
     def _drop_writer(self) -> None:
@@ -198,8 +175,8 @@ class PartitionFile:
             return self._none_at(offset, Bounds(0, 0))
         with self._reading() as reader:
             reader.execute("BEGIN")  # one snapshot, so that "no such record" and the bounds agree
-            rows = _fetch(reader.execute(_SELECT, (offset,)), max_bytes)
-            bounds = _bounds(reader) if not rows or rows[0][0] != offset else None
+            rows = database.select(reader, offset, max_bytes)
+            bounds = database.bounds(reader) if not rows or rows[0][0] != offset else None
             reader.execute("COMMIT")
         if bounds is not None:
             return self._none_at(offset, bounds)
@@ -217,15 +194,15 @@ class PartitionFile:
         if not self.path.exists():
             return Bounds(0, 0)
         with self._reading() as reader:
-            return _bounds(reader)
+            return database.bounds(reader)
 
-    def _checked(self, row: _Row, expected: int) -> Record:
-        offset, kind, rows, ingested_at_us, checksum, payload = row
-        if offset != expected:
-            raise LogCorrupt(f"{self.name}: record {expected} is missing, {offset} follows; nothing is skipped")
-        if checksum != _checksum(offset, kind, rows, ingested_at_us, payload):
-            raise LogCorrupt(f"{self.name}: record {offset}: checksum mismatch; the partition stops here")
-        return Record(offset, Kind(kind), rows, ingested_at_us, payload)
+    def _checked(self, row: database.Row, expected: int) -> Record:
+        if row[0] != expected:
+            raise LogCorrupt(f"{self.name}: record {expected} is missing, {row[0]} follows; nothing is skipped")
+        record = database.record(row)
+        if record is None:
+            raise LogCorrupt(f"{self.name}: record {expected}: checksum mismatch; the partition stops here")
+        return record
 
     def _none_at(self, offset: int, bounds: Bounds) -> list[Record]:
         if offset == bounds.end:
@@ -240,9 +217,12 @@ class PartitionFile:
         with self._read_mutex:
             try:
                 if self._reader is None:
-                    self._reader = _connect(self.path, BUSY_READ_S)
+                    if self._in_use is None:
+                        with self._turn():
+                            self._enter()
+                    self._reader = database.connect(self.path, BUSY_READ_S)
                 yield self._reader
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._drop_reader()
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 kind = LogCorrupt if code in _CORRUPT else LogUnavailable
@@ -253,6 +233,26 @@ class PartitionFile:
         if reader is not None:
             with suppress(sqlite3.Error):
                 reader.close()
+
+    def _enter(self) -> None:
+        """Before the first connection, alone: whoever finds nobody else there makes sure that nothing was lost.
+
+        Raises LogCorrupt, and then SQLite was not let near the file.
+        """
+        if self._in_use is not None:
+            return
+        fd = os.open(self.path.with_suffix(".open"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                check_wal(Path(f"{self.path}-wal"))
+            except BlockingIOError:
+                pass  # others have it open, and the first of them has looked
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._in_use = fd
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -267,7 +267,10 @@ class PartitionFile:
         1. the bulk, while others append  2. the rest, alone: only a WAL copied to its very end can start over.
         """
         self._unwritten_back = 0
-        with suppress(sqlite3.Error, OSError, LogUnavailable), closing(_connect(self.path, RESTART_S)) as connection:
+        with (
+            suppress(sqlite3.Error, OSError, LogUnavailable),
+            closing(database.connect(self.path, RESTART_S)) as connection,
+        ):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             mode = "PASSIVE" if self._wal_bytes() < 4 * CHECKPOINT_BYTES else "RESTART"
             with self._turn():
@@ -280,83 +283,13 @@ class PartitionFile:
             return 0
 
     def close(self) -> None:
-        """Close both connections and the lock file."""
-        with self._write_mutex, self._read_mutex:
+        """Close both connections and the lock files."""
+        with self._read_mutex, self._write_mutex:  # in the order in which a first read takes them
             self._drop_writer()
             self._drop_reader()
+            if self._in_use is not None:
+                os.close(self._in_use)
+                self._in_use = None
             if self._file_lock is not None:
                 self._file_lock.close()
                 self._file_lock = None
-
-
-class _Times:
-    """Ingestion times by offset, looked up one at a time: a binary search touches a dozen pages, a scan all of them."""
-
-    def __init__(self, reader: sqlite3.Connection) -> None:
-        self._reader = reader
-
-    def of(self, offset: int) -> int:
-        row = self._reader.execute('SELECT ingested_at_us FROM records WHERE "offset" = ?', (offset,)).fetchone()
-        return int(row[0]) if row else -1
-
-
-def _connect(path: Path, busy_s: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute("PRAGMA secure_delete = OFF")  # trimmed records need not be overwritten with zeros
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-    return connection
-
-
-def _create(path: Path) -> None:
-    """Make the file under another name and rename it: nobody ever opens half a database."""
-    making = path.with_suffix(".making")
-    for leftover in path.parent.glob(f"{making.name}*"):
-        leftover.unlink()
-    connection = sqlite3.connect(making, isolation_level=None)
-    try:
-        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(_TABLES)
-    finally:
-        connection.close()
-    making.rename(path)
-    for directory in (path.parent, path.parent.parent):
-        _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _fetch(cursor: sqlite3.Cursor, max_bytes: int) -> list[_Row]:
-    rows: list[_Row] = []
-    size = 0
-    for row in cursor:
-        size += len(row[5])
-        if rows and size > max_bytes:
-            break
-        rows.append(row)
-    cursor.close()
-    return rows
-
-
-def _end(connection: sqlite3.Connection) -> tuple[int, int]:
-    """(next offset, last ingestion time)."""
-    row = connection.execute(_LAST).fetchone() or connection.execute(_TRIMMED).fetchone()
-    return (int(row[0]), int(row[1])) if row else (0, 0)
-
-
-def _bounds(connection: sqlite3.Connection) -> Bounds:
-    # one statement, so that both ends are of one moment
-    row = connection.execute(
-        'SELECT (SELECT min("offset") FROM records), (SELECT max("offset") + 1 FROM records),'
-        ' (SELECT "end" FROM trimmed)'
-    ).fetchone()
-    first, end, trimmed = row
-    return Bounds(first, end) if first is not None else Bounds(trimmed or 0, trimmed or 0)

@@ -235,6 +235,50 @@ def test_what_was_acked_survives_kill_9_of_an_appender_mid_append(tmp_path: Path
         log.close()
 
 
+def killed_with_records_in_the_wal(directory: Path) -> Path:
+    appender = spawn(directory, "x", 1_000_000, 3_000)
+    assert appender.stdout is not None
+    for _ in range(40):
+        appender.stdout.readline()
+    appender.kill()
+    appender.communicate()
+    return directory / "s" / "0.db-wal"
+
+
+@pytest.mark.faults
+def test_a_torn_last_transaction_is_dropped_and_the_others_are_there(tmp_path: Path) -> None:
+    wal = killed_with_records_in_the_wal(tmp_path)
+    os.truncate(wal, wal.stat().st_size - 5_000)
+    log = EmbeddedLog(tmp_path, 4)
+    records = log.read("s", 0, 0, MANY)
+    assert len(records) >= 38
+    assert log.append("s", events(0, b"next")) == [len(records)]
+    log.close()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("where", [20, 60_000], ids=["header", "middle"])
+def test_acked_records_behind_damage_in_the_wal_are_not_lost_in_silence(tmp_path: Path, where: int) -> None:
+    wal = killed_with_records_in_the_wal(tmp_path)
+    data = bytearray(wal.read_bytes())
+    data[where] ^= 1
+    wal.write_bytes(data)
+    log = EmbeddedLog(tmp_path, 4)
+    for _ in range(2):
+        with pytest.raises(LogCorrupt, match="damaged"):
+            log.read("s", 0, 0, MANY)
+        with pytest.raises(LogUnavailable, match="damaged"):
+            log.append("s", events(0, b"x"))
+    assert len(log.read("s", 1, 0, MANY)) >= 39  # other partitions go on
+    log.close()
+    data[where] ^= 1
+    assert wal.stat().st_size == len(data)  # nothing was touched: repaired from elsewhere, all is there
+    wal.write_bytes(data)
+    repaired = EmbeddedLog(tmp_path, 4)
+    assert len(repaired.read("s", 0, 0, MANY)) >= 39
+    repaired.close()
+
+
 def test_a_stopped_appender_costs_its_neighbours_the_time_limit_and_no_more(
     embedded: Callable[..., EmbeddedLog], tmp_path: Path
 ) -> None:
