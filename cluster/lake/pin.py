@@ -8,12 +8,12 @@ table by table.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import NoSuchTableError, RESTError
 from pyiceberg.table import StaticTable
 
 from cluster.config import Config
@@ -31,11 +31,11 @@ class Snapshots(Protocol):
     """The lake as readers see it."""
 
     def names(self) -> list[str]:
-        """Every table as `stream.table`, sorted."""
+        """Every table as `stream.table`, sorted; raises OSError where the catalog cannot be read."""
         ...
 
     def pin(self, names: Iterable[str]) -> dict[str, Pinned]:
-        """These tables at their present snapshots; a name that is not there is absent from the answer."""
+        """These tables at their present snapshots; one that is not there is absent. Raises OSError as `names` does."""
         ...
 
 
@@ -78,7 +78,7 @@ class _SqliteSnapshots:
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as connection:
             try:
                 return dict(connection.execute(query, [_NAME]))
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 if "no such table" in str(error):  # made by the first table
                     return {}
                 raise OSError(f"the catalog {self._file} cannot be read: {error}") from error
@@ -93,14 +93,21 @@ class _CatalogSnapshots:
         self._catalog = open_catalog(config)
 
     def names(self) -> list[str]:
-        namespaces = self._catalog.list_namespaces()
-        return sorted(".".join(name) for space in namespaces for name in self._catalog.list_tables(space))
+        with _readable():
+            namespaces = self._catalog.list_namespaces()
+            return sorted(".".join(name) for space in namespaces for name in self._catalog.list_tables(space))
 
     def pin(self, names: Iterable[str]) -> dict[str, Pinned]:
         pinned = {}
         for name in names:
-            try:
+            with _readable(), suppress(NoSuchTableError):
                 pinned[name] = Pinned(name, self._catalog.load_table(name))
-            except NoSuchTableError:
-                continue
         return pinned
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except RESTError as error:
+        raise OSError(f"the catalog cannot be read: {error}") from error

@@ -88,6 +88,14 @@ def _scan_predicate(scan: dict[str, Json], columns: Columns) -> Predicate:
     """What one scan restricts its table to; EVERYTHING where it does not, or in a way that is not understood."""
     if scan.get("table_filters_by_projection") is not True:  # keys would count table columns
         return EVERYTHING
+    try:
+        parts = _parts(scan, columns)
+    except (KeyError, IndexError, TypeError):  # written by another DuckDB than this was read from
+        return EVERYTHING
+    return All(tuple(parts)) if parts and _size(parts) <= _PARTS_MAX else EVERYTHING
+
+
+def _parts(scan: dict[str, Json], columns: Columns) -> list[Predicate]:
     parts = []
     for entry in scan["table_filters"]["filters"]:
         index = scan["column_indexes"][entry["key"]]["index"]
@@ -95,7 +103,7 @@ def _scan_predicate(scan: dict[str, Json], columns: Columns) -> Predicate:
         part = _filter(entry["value"], name, columns[name]) if name in columns else None
         if part is not None:
             parts.append(part)
-    return All(tuple(parts)) if parts and _size(parts) <= _PARTS_MAX else EVERYTHING
+    return parts
 
 
 def _filter(node: dict[str, Json], column: str, kind: str) -> Predicate | None:

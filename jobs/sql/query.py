@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Sql:
         deadline = Deadline(timeout_s)
         approved = self._guard.approve(text)
         if approved.kind == "show_tables":
-            return Answer(pa.table({"name": pa.array(self._lake.names(), pa.string())}), ("VARCHAR",))
+            return Answer(pa.table({"name": pa.array(self._names(), pa.string())}), ("VARCHAR",))
         # 1. pin every table at once  # 2. find what each scan needs  # 3. plan the files  # 4. run on these alone
         tables = self._pin(approved.tables)
         if self._temp_dir:
@@ -73,17 +73,19 @@ class Sql:
         wanted: dict[str, Reference] = {}
         for reference in references:
             wanted.setdefault(".".join(reference.names).lower(), reference)
-        try:
-            pinned = self._lake.pin(name for name in wanted if "." in name)
-        except OSError as error:
-            raise QueryFailed(f"the lake cannot be read: {error}") from error
+        with _readable("the lake"):
+            pinned = self._lake.pin([name for name in wanted if "." in name])
         for name, reference in wanted.items():
             if name not in pinned:
                 raise QueryRejected(f"table {name} does not exist{reference.where}{self._candidates(name)}")
         return [Declared(pinned[name]) for name in wanted]
 
+    def _names(self) -> list[str]:
+        with _readable("the lake"):
+            return self._lake.names()
+
     def _candidates(self, name: str) -> str:
-        names = self._lake.names()
+        names = self._names()
         if not names:
             return "; the lake has no tables yet: `eagleray up` makes them"
         same = [known for known in names if known.split(".", 1)[1] == name]
@@ -125,12 +127,18 @@ class Sql:
     def _attach(
         self, connection: duckdb.DuckDBPyConnection, table: Declared, needed: Predicate, deadline: Deadline
     ) -> Iterable[str]:
-        try:
+        with _readable(table.pinned.name):
             plan = table.pinned.plan(needed)
-        except OSError as error:
-            raise QueryFailed(f"{table.pinned.name} cannot be read: {error}") from error
         with bounded(connection, self._limits, deadline):
             return table.attach(connection, plan)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise QueryFailed(f"{what} cannot be read: {error}") from error
 
 
 def _explained(text: str, error: dict[str, Any], tables: list[Declared]) -> str:
