@@ -1,0 +1,154 @@
+"""The validate worker: stored before it answers, split by key with order kept, dead letters besides."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.validate.worker import ValidateWorker
+from cluster.clock import ManualClock
+from cluster.config import Config, LogConfig, StreamConfig
+from cluster.errors import ConfigError, LogUnavailable
+from cluster.events.hashing import SEED_FILE, hash_seed
+from cluster.events.verdict import Submission
+from cluster.log.protocol import Kind
+from cluster.log.record import decode_batch
+
+NOW_US = 1_767_225_600_000_000
+TIME = "2025-12-31T12:00:00Z"
+DOCUMENT = {
+    "type": "object",
+    "properties": {
+        "t": {"type": "string", "format": "date-time"},
+        "user": {"type": "string"},
+        "seq": {"type": "integer"},
+    },
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "s.json").write_text(json.dumps(DOCUMENT))
+    keyed = StreamConfig(schema="s.json", time="t", key="user")
+    free = StreamConfig(schema="s.json", time="t")
+    log = LogConfig(backend="memory", partitions=4)
+    return Config(file=tmp_path / "e.yaml", data_dir=tmp_path / "data", log=log, streams={"keyed": keyed, "free": free})
+
+
+@pytest.fixture
+def worker(config: Config) -> ValidateWorker:
+    return ValidateWorker(config, ManualClock(NOW_US))
+
+
+def body(*events: dict[str, Any]) -> bytes:
+    return b"\n".join(json.dumps({"t": TIME, **event}).encode() for event in events)
+
+
+def records(worker: ValidateWorker, stream: str, kind: Kind) -> dict[int, list[dict[str, Any]]]:
+    """Rows of a stream's log by partition, in log order."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for partition in range(worker._log.partitions):
+        for record in worker._log.read(stream, partition, 0, 1 << 30):
+            if record.kind == kind:
+                rows = decode_batch(record.payload).to_pylist()
+                assert len(rows) == record.rows
+                found.setdefault(partition, []).extend(rows)
+    return found
+
+
+def test_each_key_has_one_partition_and_keeps_its_order(worker: ValidateWorker) -> None:
+    sent = [{"user": f"u{at % 23}", "seq": at} for at in range(1000)]
+    for begin in range(0, 1000, 125):
+        submissions = [Submission("keyed", "ndjson", body(*sent[at : at + 25])) for at in range(begin, begin + 125, 25)]
+        assert [answer.accepted for answer in worker.submit(submissions)] == [25] * 5
+    stored = records(worker, "keyed", Kind.EVENTS)
+    assert len(stored) == 4
+    place = {row["user"]: partition for partition, rows in stored.items() for row in rows}
+    for user, partition in place.items():
+        mine = [row["seq"] for rows in stored.values() for row in rows if row["user"] == user]
+        assert mine == [event["seq"] for event in sent if event["user"] == user]
+        assert {row["user"] for row in stored[partition]} >= {user}
+    assert sum(map(len, stored.values())) == 1000
+
+
+def test_streams_share_a_call_and_answers_keep_its_order(worker: ValidateWorker) -> None:
+    submissions = [
+        Submission("free", "ndjson", body({"seq": 1}, {"seq": "x"}), "a"),
+        Submission("keyed", "json", body({"seq": 2})),
+        Submission("free", "json", b"[", "b"),
+        Submission("free", "json", body({"seq": 3}), "b"),
+    ]
+    answers = worker.submit(submissions)
+    assert [answer.accepted for answer in answers] == [1, 1, 0, 1]
+    assert [bool(answer.malformed) for answer in answers] == [False, False, True, False]
+    (rows,) = records(worker, "free", Kind.EVENTS).values()
+    assert [(row["seq"], row["_source"]) for row in rows] == [(1, "a"), (3, "b")]
+    ((reject,),) = records(worker, "free", Kind.REJECTS).values()
+    assert reject == {
+        "original": body({"seq": "x"}),
+        "reason": "schema",
+        "detail": "seq: 'x' is not of type 'integer'",
+        "source": "a",
+        "attempt": 1,
+    }
+
+
+def test_batches_without_key_or_id_take_turns(worker: ValidateWorker) -> None:
+    for at in range(8):
+        worker.submit([Submission("free", "json", body({"seq": at}))])
+        worker.submit([Submission("free", "ndjson", b"{broken")])
+    assert {p: len(rows) for p, rows in records(worker, "free", Kind.EVENTS).items()} == dict.fromkeys(range(4), 2)
+    assert {p: len(rows) for p, rows in records(worker, "free", Kind.REJECTS).items()} == dict.fromkeys(range(4), 2)
+
+
+def test_nothing_is_appended_for_nothing(worker: ValidateWorker) -> None:
+    (answer,) = worker.submit([Submission("free", "ndjson", b"\n\n")])
+    assert (answer.accepted, answer.rejected) == (0, [])
+    assert worker.submit([]) == []
+    assert [worker._log.bounds("free", partition).end for partition in range(4)] == [0] * 4
+
+
+def test_nothing_is_answered_when_the_log_refuses(worker: ValidateWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> list[int]:
+        raise LogUnavailable("disk full")
+
+    monkeypatch.setattr(worker._log, "append", refuse)
+    with pytest.raises(LogUnavailable):
+        worker.submit([Submission("free", "json", body({"seq": 1}))])
+    assert worker.stats() == {}
+
+
+def test_an_unknown_stream_is_the_callers_mistake(worker: ValidateWorker) -> None:
+    with pytest.raises(KeyError, match="absent"):
+        worker.submit([Submission("free", "json", body({"seq": 1})), Submission("absent", "json", b"{}")])
+    assert worker._log.bounds("free", 0).end == 0
+
+
+def test_threads_share_a_worker_and_counters_add_up(worker: ValidateWorker) -> None:
+    def send(at: int) -> int:
+        events = [{"user": f"u{n}", "seq": n, **({"odd": n} if at % 2 else {})} for n in range(20)]
+        broken = {"seq": "x"}
+        return worker.submit([Submission("keyed", "ndjson", body(*events, broken))])[0].accepted
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(send, range(40))) == 800
+    stats = worker.stats()
+    assert stats["validate_events_total{stream=keyed}"] == 800
+    assert stats["validate_rejections_total{stream=keyed,reason=schema}"] == 40
+    assert sum(len(rows) for rows in records(worker, "keyed", Kind.EVENTS).values()) == 800
+    assert worker.ping()
+
+
+def test_a_directory_draws_its_seed_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        seeds = set(pool.map(lambda _: hash_seed(tmp_path / "data"), range(16)))
+    assert len(seeds) == 1
+    assert [file.name for file in (tmp_path / "data").iterdir()] == [SEED_FILE]
+    assert hash_seed(tmp_path / "other") not in seeds
+    (tmp_path / "data" / SEED_FILE).write_text("nonsense")
+    with pytest.raises(ConfigError, match=r"hash\.seed"):
+        hash_seed(tmp_path / "data")
