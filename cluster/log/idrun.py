@@ -206,7 +206,7 @@ def _read(fd: int, path: Path, start: int, end: int) -> Blocks:
 
 
 def write_run(path: Path, ids: Ids) -> IdRun:
-    """Write `ids` (in the order of `hi`, at least one) and open the run; when it fails (OSError) nothing is left behind."""
+    """Write `ids` (in the order of `hi`, at least one) and open the run; an OSError leaves nothing behind."""
     return _write(path, len(ids.hi), [ids])
 
 
