@@ -24,7 +24,7 @@ test: $(STAMP)  ## every test; one file: make test TESTS=tests/unit/test_cli_sen
 	$(BIN)/pytest $(TESTS)
 
 lint: $(STAMP)  ## style, types and the direction of imports
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .  # a cached verdict survives changes in other files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from cluster.log.reader import Chunk
 
 from cluster.events.stream import EXTRA, SOURCE, Stream
+from cluster.log.reader import Chunk
 
 _TIME = pa.timestamp("us", "UTC")
 
