@@ -31,7 +31,7 @@ class Aggregate:
 class WindowSpec:
     """A window of a stream; sizes in microseconds.
 
-    Windows are aligned to the Unix epoch: a tumbling window of size s is [n·s, (n+1)·s), a hopping one of size s
+    Windows are aligned to the epoch: a tumbling window of size s is [n·s, (n+1)·s), a hopping one of size s
     every e is [n·e, n·e + s). A session holds events no more than `gap_us` apart; its end is its last event's time
     plus the gap.
     """

@@ -19,7 +19,7 @@ from cluster.events.model import MODEL_DEPTH_MAX, ModelJudge, is_plain, load_mod
 from cluster.events.rules import validator
 from cluster.events.shape import Shape
 from cluster.events.stream import Stream
-from cluster.events.text import Malformed, Unheld, depth, parse
+from cluster.events.text import Malformed, Rounded, Unheld, depth, parse
 from cluster.events.unknown import Unknown
 from cluster.events.verdict import Reason
 
@@ -144,7 +144,7 @@ def _unheld(shape: Shape, value: Any, path: str) -> str | None:
 
 
 def _integer_problem(value: float) -> str | None:
-    if isinstance(value, float) and 2**53 <= abs(value) < 2**63:
+    if isinstance(value, Rounded) or (isinstance(value, float) and 2**53 <= abs(value) < 2**63):
         return "not an integer as written"
     return None if INT_MIN <= value <= INT_MAX else "outside the range of 64-bit integers"
 

@@ -33,10 +33,18 @@ class Unheld(float):
     """A number beyond every double: it compares as an infinity, and no typed field takes it."""
 
 
+class Rounded(float):
+    """An integral double whose text is no integer, such as 1e-400: no integer field takes it."""
+
+
 def _number(text: str) -> float:
     value = float(text)
     if isinf(value):
         return Unheld(value)
+    if not value and text.lower().partition("e")[0].strip("-0."):
+        return Rounded(value)
+    if value and value.is_integer() and Decimal(text) != value:
+        return Rounded(value)
     if abs(value) >= _WHOLE and Decimal(text) == value:
         return int(value)  # an integer, exactly as written: 1e20
     return value

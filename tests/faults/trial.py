@@ -61,10 +61,10 @@ class Trial:
 
     def wait_replaced(self, pool: str, gone: list[int]) -> None:
         """Until the pool has as many living workers as before, none of them one of `gone`."""
-        size = self.platform.get("/v1/status")["pools"][pool]["size"]
 
         def replaced() -> bool:
             pids = self.platform.pids(pool)
+            size: int = self.platform.get("/v1/status")["pools"][pool]["size"]
             return len(pids) == size and not set(pids) & set(gone)
 
         eventually(replaced)

@@ -260,3 +260,31 @@ def test_the_arbiter_alone_accepts_what_these_tests_feed_it(tmp_path: Path) -> N
     verdict = Judge(stream, EDGE, 1)._arbiter.judge(b'{"t": 1.0, "a": {"x": 1e400}, "z": 2}')
     assert isinstance(verdict, Acceptance)
     assert verdict.extra == b'{"z":2}'
+
+
+KINDS = {
+    "whole": {"type": "integer"},
+    "real": {"type": ["number", "null"]},
+    "text": {"type": "string"},
+    "flag": {"type": "boolean"},
+    "at": {"type": "string", "format": "date-time"},
+    "free": {"type": ["object", "array", "null"]},
+    "any": {},
+    "either": {"type": ["string", "integer"]},
+    "reals": {"type": "array", "items": {"type": "number"}},
+    "inner": {"type": "object", "properties": {"p": {"type": "number"}, "q": {}}},
+}
+
+
+def test_every_hostile_value_in_every_kind_of_field(tmp_path: Path) -> None:
+    stream = stream_of({"type": "object", "properties": {"t": {"type": "integer"}, **KINDS}}, tmp_path)
+    odd = [*HOSTILE, b"9007199254740994", b"-9007199254740993", b"1e22", b"null", b"{}", b'"2020-01-01T00:00:00Z"']
+    places = [*(b'"%s":%%b' % name.encode() for name in [*KINDS, "unknown"]), b'"reals":[1,%b]', b'"inner":{"q":%b}']
+    sent = [b'{"t":1,' + place.replace(b"%b", value) + b"}" for place in places for value in odd]
+    lines = [line for line in sent if b"\n" not in line]
+    fast = Judge(stream, EDGE, 1)
+    slow = by_arbiter(stream, lines)
+    assert 100 < slow.answers[0].accepted < len(lines)
+    assert_same(fast.judge([Submission("s", "ndjson", b"\n".join(lines))], NOW_US), slow)
+    good = [line for at, line in enumerate(lines) if at not in {index for index, _, _ in slow.answers[0].rejected}]
+    assert_same(fast.judge([Submission("s", "ndjson", b"\n".join(good))], NOW_US), by_arbiter(stream, good))
