@@ -211,9 +211,10 @@ def main() -> None:
     parser.add_argument("--notes", type=Path, required=True, help="where the load process wrote")
     args = parser.parse_args()
     acked = Acked.read(args.notes)
-    checker = Checker(read_lake(args.data, args.stream), acked)
-    findings = checker.check()
-    print("\n".join(findings) or f"nothing found in {sum(map(len, acked.seqs.values()))} acked events")
+    tables = read_lake(args.data, args.stream)
+    findings = Checker(tables, acked).check()
+    held = ", ".join(f"{name} {table.num_rows}" for name, table in sorted(tables.items()))
+    print("\n".join([*findings, f"{sum(map(len, acked.seqs.values()))} events acked; rows: {held}"]))
     sys.exit(1 if findings else 0)
 
 

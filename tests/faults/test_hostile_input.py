@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_numbers_are_exact_or_rejected(platform: RunningPlatform, name: str) -> 
     for kind in kept:
         (value,) = _stored(platform, f"{id_} {kind}", {"free": "data"}.get(kind, fields[kind]))
         if kind == "integer":
-            assert value == int(float(text)) if text == "1.0" else value == int(text)
+            assert value == Decimal(text)
         elif kind == "double":
             assert value == float(text)
             assert abs(value) != float("inf")

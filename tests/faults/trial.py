@@ -90,6 +90,7 @@ class Trial:
         """The checker's findings, "" if there are none."""
         command = [sys.executable, str(HERE / "checker.py"), "--data", str(self.platform.data)]
         done = subprocess.run([*command, "--notes", str(self.directory)], capture_output=True, text=True, timeout=120)
+        print(done.stdout)
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
     def assert_safe(self, timeout_s: float = 60.0) -> None:
