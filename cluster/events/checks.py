@@ -12,7 +12,7 @@ from typing import Any
 from cluster.events.decode import integer_bounds, is_double
 from cluster.events.formats import FORMATS
 from cluster.events.shape import Shape
-from cluster.events.text import parse
+from cluster.events.text import INT_DIGITS_MAX, parse
 
 Check = Callable[[Any], bool]
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -88,8 +88,12 @@ def _json(shape: Shape, rules: Any) -> Check | None:
         return None
     starts = frozenset(b"".join(_STARTS[name] for name in shape.types))
     if "integer" in shape.types:
-        return lambda raw: raw[0] in starts and (raw[0] not in _STARTS["number"] or _WHOLE.fullmatch(raw) is not None)
+        return lambda raw: raw[0] in starts and (raw[0] not in _STARTS["number"] or _is_whole(raw))
     return lambda raw: raw[0] in starts
+
+
+def _is_whole(raw: bytes) -> bool:
+    return len(raw) <= INT_DIGITS_MAX and _WHOLE.fullmatch(raw) is not None
 
 
 def _nothing(_: Any) -> bool:

@@ -20,7 +20,7 @@ BLANK = b" \t\r\n"
 BOM = b"\xef\xbb\xbf"
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _WHOLE = 2.0**53  # doubles from here on are integers
-_INT_DIGITS_MAX = 4000  # Python refuses to read integers of more than 4,300 digits
+INT_DIGITS_MAX = 4000  # Python refuses to read integers of more than 4,300 digits
 _RAW: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 _RAWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -51,7 +51,7 @@ def _number(text: str) -> float:
 
 
 def _integer(text: str) -> int | float:
-    return int(text) if len(text) <= _INT_DIGITS_MAX else Unheld("-inf" if text[0] == "-" else "inf")
+    return int(text) if len(text) <= INT_DIGITS_MAX else Unheld("-inf" if text[0] == "-" else "inf")
 
 
 def _constant(text: str) -> float:
