@@ -27,7 +27,7 @@ def send(
     key: Key = None,
     config_file: ConfigFile = DEFAULT_CONFIG,
     form: Annotated[Form, typer.Option("--format", help="What FILE holds; `auto` looks at its beginning.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Events of one request, at most.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Events of one request, at most.")] = 5000,
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests at once; 1 keeps the order of FILE.")] = 1,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Events a second; default: as fast as acked.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Tries again on 429, 503 and lost connections.")] = 10,

@@ -88,7 +88,7 @@ def platform() -> Iterator[Platform]:
 
 def send(platform: Platform, file: Path, *options: str) -> int:
     with pytest.raises(SystemExit) as stopped:
-        main(["send", str(file), "--stream", "plays", "--url", platform.url, *options])
+        main(["send", str(file), "--stream", "plays", "--url", platform.url, "--batch", "1000", *options])
     return int(stopped.value.code or 0)
 
 
