@@ -126,8 +126,17 @@ def test_integers_are_held_exactly(judge: Judge, raw: bytes, held: int) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"9223372036854775808", b"18446744073709551616", b"1" * 10_000, b"1.5", b"9007199254740993.0", b"1e19", b"1e400"]
-    + [b"1e-400", b"1.00000000000000000001"],
+    [
+        b"9223372036854775808",
+        b"18446744073709551616",
+        b"1" * 10000,
+        b"1.5",
+        b"9007199254740993.0",
+        b"1e19",
+        b"1e400",
+        b"1e-400",
+        b"1.00000000000000000001",
+    ],
 )
 def test_what_no_integer_holds_is_refused(judge: Judge, raw: bytes) -> None:
     reason, detail = refusal(judge, with_raw("n", raw))
