@@ -20,6 +20,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # loopback only; a cluster of one's own decides for itself
     "RAY_enable_metrics_collection": "0",  # /metrics is ours
+    "RAY_worker_niceness": "0",  # Ray's 15 lets any other process of the machine starve ours: acks wait
 }
 
 
