@@ -24,6 +24,7 @@ OUT = Path(__file__).resolve().parent / "out"
 ROWS = 500
 POOLS = ("validate", "window", "writer", "committer", "edge")
 FIRST_S, BETWEEN_S = 8.0, 20.0
+NO_ANSWER = -1
 BEHIND_S = 2.5  # what tables and windows may always be behind
 
 
@@ -63,8 +64,8 @@ class Progress:
             at = time.perf_counter()
             try:
                 answers.append((at, question()))
-            except OSError:  # not answered while workers are away
-                continue
+            except OSError:  # workers are away
+                answers.append((at, NO_ANSWER))
 
 
 def measure(service: Service, *, events_per_s: float = 20_000.0) -> Report:
@@ -99,7 +100,7 @@ def _pause(columns: Columns, killed: float) -> float:
 
 
 def _caught_up(columns: Columns, answers: list[tuple[float, int]], killed: float) -> float:
-    """Seconds from the kill to the last answer that was behind; infinite if it never caught up before the next kill."""
+    """Seconds from the kill to the answer after the last that was behind or missing; infinite if there is none."""
     good = columns["status"] == 200
     order = np.argsort(columns["answered"][good])
     answered, total = columns["answered"][good][order], np.cumsum(columns["accepted"][good][order])

@@ -59,7 +59,7 @@ def slope(at: list[float], values: list[int]) -> float:
 
 
 def measure(
-    service: Service, *, minutes: float = 1.0, rows: int = 500, rate: float | None = None, connections: int = 8
+    service: Service, *, minutes: float = 1.0, rows: int = 500, rate: float | None = None, connections: int = 24
 ) -> Report:
     """Send for `minutes`, then wait until all of it is in the table."""
     plan = phase.plan(service, connections=connections, rows=rows, duration_s=60 * minutes, rate=rate)
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--rows", type=int, default=500, help="events per request")
     parser.add_argument("--rate", type=float, help="requests per second; default: closed loop")
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--connections", type=int, default=24)
     args = phase.arguments(parser)
     settings = {"minutes": args.minutes, "rows": args.rows, "rate": args.rate, "connections": args.connections}
     phase.run(args, lambda service: [measure(service, **settings)])
