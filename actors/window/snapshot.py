@@ -18,6 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
+from cluster.durable import sync_directory
+
 logger = logging.getLogger(__name__)
 
 VERSION = 1
@@ -124,7 +126,7 @@ class SnapshotStore:
                 out.flush()
                 os.fsync(out.fileno())
             aside.rename(file)
-            _sync(self.directory)
+            sync_directory(self.directory)
         except OSError:
             aside.unlink(missing_ok=True)
             raise
@@ -143,11 +145,3 @@ class SnapshotStore:
 def _position(file: Path) -> int:
     number = file.name.partition("-")[0]
     return int(number) if number.isdecimal() else -1
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
+from cluster.durable import sync_directory
 from cluster.errors import ConfigError
 
 DIGEST_BYTES = 16
@@ -45,11 +46,7 @@ def _draw(data_dir: Path, file: Path) -> None:
         pass
     finally:
         draft.unlink(missing_ok=True)
-    directory = os.open(data_dir, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(data_dir)
 
 
 def digests(texts: Sequence[str], seed: int) -> list[bytes]:

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
+from cluster.durable import sync_directory
+
 IMPLEMENTATION = "cluster.lake.disk.DurableFileIO"
 """For pyiceberg's property `py-io-impl`."""
 
@@ -44,7 +46,7 @@ class _SyncedFile:
         os.fsync(self._file.fileno())
         self._file.close()
         for directory in (self._path.parent, *self._made):
-            _sync_directory(directory)
+            sync_directory(directory)
 
     def __enter__(self) -> _SyncedFile:
         return self
@@ -81,11 +83,3 @@ def _ensure_directory(directory: Path) -> list[Path]:
         missing = missing.parent
     directory.mkdir(parents=True, exist_ok=True)
     return gained
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

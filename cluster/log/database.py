@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from struct import Struct
 
 import xxhash
 
+from cluster.durable import sync_directory
 from cluster.log.protocol import Bounds, Entry, Kind, Record
 
 # 8 KiB: a one-event record rewrites two pages; larger ones gain nothing for 50 KB records (benchmarks/log.py)
@@ -47,11 +47,7 @@ def create(path: Path) -> None:
         connection.close()
     making.rename(path)
     for directory in (path.parent, path.parent.parent):
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_directory(directory)
 
 
 def connect(path: Path, busy_s: float) -> sqlite3.Connection:
