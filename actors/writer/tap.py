@@ -10,7 +10,6 @@ import logging
 import time
 from collections import deque
 from pathlib import Path
-from typing import cast
 
 from actors.writer.replay import LogUpTo, replay_start
 from actors.writer.rows import log_columns
@@ -85,7 +84,7 @@ class Tap:
             self._saved = self._dedup.restore(self._directory, self.base)
             horizon_us = self.stream.config.dedup_horizon
             start = self._saved or replay_start(self._log, self.stream.name, self.partition, self.base, horizon_us)
-            capped = cast(EventLog, LogUpTo(self._log, self.base))  # a reader only reads
+            capped = LogUpTo(self._log, self.base)
             self._replay = PartitionReader(capped, self.stream, self.partition, start, self._dedup, [])
         elif self._replay.position >= self.base or self._replay.read(self._read_bytes) is None:
             self._replay = None

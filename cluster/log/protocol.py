@@ -47,7 +47,23 @@ class Bounds(NamedTuple):
     end: int
 
 
-class EventLog(Protocol):
+class Readable(Protocol):
+    """What reading a log takes: a whole log, or a view that holds less of it."""
+
+    def read(self, stream: str, partition: int, offset: int, max_bytes: int) -> list[Record]:
+        """Records from `offset` on: at least one if there is one, then up to `max_bytes` of payload in all.
+
+        Raises OffsetOutOfRange below the first kept offset and beyond the end (the log is not the one that was read),
+        LogCorrupt where a checksum fails, LogUnavailable.
+        """
+        ...
+
+    def bounds(self, stream: str, partition: int) -> Bounds:
+        """The offsets held now; (0, 0) for a partition never written. Raises LogUnavailable."""
+        ...
+
+
+class EventLog(Readable, Protocol):
     """An append-only, partitioned, durable log. Safe to use from several threads and processes at once."""
 
     @property
@@ -61,18 +77,6 @@ class EventLog(Protocol):
         Entries of one partition are appended together, in order; partitions are independent. Raises LogUnavailable
         within `append_timeout_s`; then any part of it may or may not have been written, and nothing may be acked.
         """
-        ...
-
-    def read(self, stream: str, partition: int, offset: int, max_bytes: int) -> list[Record]:
-        """Records from `offset` on: at least one if there is one, then up to `max_bytes` of payload in all.
-
-        Raises OffsetOutOfRange below the first kept offset and beyond the end (the log is not the one that was read),
-        LogCorrupt where a checksum fails, LogUnavailable.
-        """
-        ...
-
-    def bounds(self, stream: str, partition: int) -> Bounds:
-        """The offsets held now; (0, 0) for a partition never written. Raises LogUnavailable."""
         ...
 
     def trim(self, stream: str, partition: int, before_offset: int, older_than_us: int) -> int:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from cluster.errors import LogCorrupt
 from cluster.events.stream import ID, REJECT_SCHEMA, Stream
 from cluster.log.dedup import Deduplicator
-from cluster.log.protocol import Bounds, EventLog, Kind, Record
+from cluster.log.protocol import Bounds, Kind, Readable, Record
 from cluster.log.record import decode_batches, decode_control
 
 POSITION = [
@@ -55,7 +55,7 @@ class PartitionReader:
 
     def __init__(
         self,
-        log: EventLog,
+        log: Readable,
         stream: Stream,
         partition: int,
         position: int,
