@@ -9,25 +9,28 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cluster.config import Config, load_config
 from cluster.errors import ConfigError, EaglerayError
+
+if TYPE_CHECKING:  # the import is for `check`, after the configuration was read
+    from cluster.events.stream import Stream
 
 
 def up(config_file: Path, address: str | None = None, data: Path | None = None, port: int | None = None) -> None:
     """Run until told to stop. Raises ConfigError before anything starts, EaglerayError where it could not finish."""
     config = load_config(config_file, data_dir=data, port=port)
-    check(config)
+    streams = check(config)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     _heed_signals(stop)
     with _locked(config):
-        _run(config, address, stop)
+        _run(config, streams, address, stop)
 
 
-def check(config: Config) -> None:
-    """Everything that can be found wrong before anything starts; raises ConfigError."""
+def check(config: Config) -> dict[str, Stream]:
+    """Find everything that can be wrong before anything starts; returns the streams. Raises ConfigError."""
     from cluster.events.stream import load_streams
     from cluster.lake.layout import check_layout
     from cluster.log.open import open_log
@@ -36,19 +39,20 @@ def check(config: Config) -> None:
         raise ConfigError(f"{config.file}: streams", "expected at least one stream")
     if config.log.backend == "memory":
         raise ConfigError(f"{config.file}: log.backend", "memory serves tests in one process; expected embedded")
-    for name, stream in load_streams(config).items():
+    streams = load_streams(config)
+    for name, stream in streams.items():
         check_layout(f"{config.file}: streams.{name}.lake", stream)
     open_log(config).close()
+    return streams
 
 
-def _run(config: Config, address: str | None, stop: threading.Event) -> None:
+def _run(config: Config, streams: dict[str, Stream], address: str | None, stop: threading.Event) -> None:
     from actors.platform import Platform
-    from cluster.events.stream import load_streams
     from cluster.lake.lake import Lake
     from cluster.session import connect
     from jobs.sql.worker import SqlWorker
 
-    Lake.open(config).ensure(load_streams(config))
+    Lake.open(config).ensure(streams)
     session = connect(config, address)
     _heed_signals(stop)  # again: Ray puts a SIGTERM handler of its own in place, which exits at once
     place = config.data_dir / "platform.json"
