@@ -168,13 +168,8 @@ class Committer:
             await asyncio.gather(*told, return_exceptions=True)
 
     def _owners(self, stream: str) -> list[tuple[Peer, list[int]]]:
-        owned: defaultdict[str, list[int]] = defaultdict(list)
-        peers: dict[str, Peer] = {}
-        for (name, partition), peer in sorted(self.topology.window.items(), key=lambda item: item[0]):
-            if name == stream:
-                owned[peer.name].append(partition)
-                peers[peer.name] = peer
-        return [(peers[name], partitions) for name, partitions in owned.items()]
+        mine = {key: self.topology.window[key] for key in sorted(self.topology.window) if key[0] == stream}
+        return [(peer, [partition for _, partition in owned]) for peer, owned in _by_peer(mine)]
 
     def _merger(self, stream: str, window: str) -> Peer:
         peers = [peer for peer, _ in self._owners(stream)]
@@ -212,20 +207,14 @@ class Committer:
     async def _collect(
         self, pool: str, owners: Mapping[PartitionId, Peer], progress: dict[str, dict[str, int]], *more: Any
     ) -> list[WorkerReport]:
-        owned: defaultdict[str, list[PartitionId]] = defaultdict(list)
-        peers: dict[str, Peer] = {}
-        for partition, peer in owners.items():
-            owned[peer.name].append(partition)
-            peers[peer.name] = peer
-
-        async def one(peer: Peer) -> WorkerReport | None:
+        async def one(peer: Peer, owned: list[PartitionId]) -> WorkerReport | None:
             try:
-                return await peer.call("collect", owned[peer.name], progress, *more, timeout_s=COLLECT_TIMEOUT_S)  # type: ignore[no-any-return]
+                return await peer.call("collect", owned, progress, *more, timeout_s=COLLECT_TIMEOUT_S)  # type: ignore[no-any-return]
             except (PeerLost, TimeoutError, EaglerayError) as error:
                 logger.warning("%s does not answer: %s", peer.name, error)
                 return None
 
-        answers = await asyncio.gather(*(one(peer) for peer in peers.values()))
+        answers = await asyncio.gather(*(one(peer, owned) for peer, owned in _by_peer(owners)))
         reports = [report for report in answers if report is not None]
         self.reports[pool] = {key: value for report in reports for key, value in report.partitions.items()}
         return reports
@@ -268,3 +257,13 @@ class Committer:
             "counters": dict(self.counters),
             "topology": self.topology.version,
         }
+
+
+def _by_peer(owners: Mapping[PartitionId, Peer]) -> list[tuple[Peer, list[PartitionId]]]:
+    """The partitions of each peer, both in the order of `owners`."""
+    owned: defaultdict[str, list[PartitionId]] = defaultdict(list)
+    peers: dict[str, Peer] = {}
+    for partition, peer in owners.items():
+        owned[peer.name].append(partition)
+        peers[peer.name] = peer
+    return [(peers[name], partitions) for name, partitions in owned.items()]

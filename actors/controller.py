@@ -48,6 +48,7 @@ class Controller:
         self._clock = SystemClock()
         self._loop: asyncio.Task[None] | None = None
         self._draining = False
+        self._serving: frozenset[str] = frozenset()  # edges that listen
 
     async def run(self) -> int:
         """Start reconciling; returns the edge's port once every worker answers. Raises what start-up failed with."""
@@ -102,8 +103,6 @@ class Controller:
         partitions = [(s, p) for s in sorted(self.config.streams) for p in range(self.config.log.partitions)]
         return {partition: peers[index % len(peers)] for index, partition in enumerate(partitions)}
 
-    _serving: frozenset[str] = frozenset()
-
     async def _attend(self) -> None:
         await self.pools["committer"].ask("attend", self.topology)
         committer = next(iter(self.pools["committer"].members.values())).peer
@@ -125,8 +124,8 @@ class Controller:
         """Set a pool's size within its limits and hold it there; returns the size. Raises EaglerayError."""
         if pool not in SCALABLE:
             raise EaglerayError(f"no pool {pool!r} can be scaled; expected one of {', '.join(SCALABLE)}")
-        limits = self.config.pools.validate_ if pool == "validate" else getattr(self.config.pools, pool)
-        if not 1 <= size <= max(limits.max, 1):
+        limits = self.autoscaler.limits(pool)
+        if not 1 <= size <= limits.max:
             raise EaglerayError(f"pools.{pool}.max is {limits.max}; expected a size from 1 to {limits.max}")
         self.pools[pool].size = size
         self.autoscaler.hold(pool)

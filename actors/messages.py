@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.lake.progress import CLOSED as CLOSED
+
 PartitionId = tuple[str, int]
 """(stream, partition)."""
 
@@ -20,8 +22,6 @@ Progress = Mapping[str, int]
 For a window's table: `closed` → every window whose closing time is at or below it is in the table, or had no rows.
 The closing time of a window is its end + allowed_lateness (+ gap for sessions), microseconds since the epoch.
 """
-
-CLOSED = "closed"
 
 
 def partition_key(partition: int) -> str:

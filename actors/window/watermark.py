@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cluster.lake.progress import NEVER as NEVER_CLOSED
+
 Int64 = npt.NDArray[np.int64]
 
-NEVER = -(2**62)
+NEVER = NEVER_CLOSED
 """A watermark, or a closing time, before every event. Leaves room to subtract sizes without overflow."""
 
 

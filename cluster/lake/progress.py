@@ -15,7 +15,8 @@ PROPERTY = "eagleray.progress"
 NEVER = -(2**62)
 """`closed` of a table whose windows were never closed."""
 
-_CLOSED = "closed"
+CLOSED = "closed"
+"""The progress key of a window's table."""
 
 
 def decode(properties: Mapping[str, str]) -> dict[str, int]:
@@ -30,7 +31,7 @@ def encode(progress: Mapping[str, int]) -> str:
 
 def standing(progress: Mapping[str, int], keys: Mapping[str, int]) -> dict[str, int]:
     """Where the table stands on `keys`; what was never committed stands at 0 (`closed`: at NEVER)."""
-    return {key: progress.get(key, NEVER if key == _CLOSED else 0) for key in keys}
+    return {key: progress.get(key, NEVER if key == CLOSED else 0) for key in keys}
 
 
 def check_step(begins: Mapping[str, int], ends: Mapping[str, int]) -> None:
