@@ -102,6 +102,16 @@ class LakeConfig(Section):
     query_memory_max: int = Field(default=1024 * MIB, gt=0)
 
 
+class JobsConfig(Section):
+    """The batch plane: where jobs are declared, where their history is, what they may use."""
+
+    folder: str = "jobs"  # beside the configuration file
+    history: str | None = None  # SQLAlchemy URL; default: sqlite in data_dir/jobs.db
+    concurrency: int | None = Field(default=None, ge=1)  # runs at once; default: the cluster's cores
+    memory_max: int = Field(default=1024 * MIB, gt=0)  # of one run, unless the job says otherwise
+    timezone: str = "UTC"  # of logical dates and schedules, unless the job says otherwise
+
+
 class PoolConfig(Section):
     """How many workers a pool may have."""
 
@@ -187,6 +197,7 @@ class Config(Section):
     log: LogConfig = LogConfig()
     lake: LakeConfig = LakeConfig()
     pools: PoolsConfig = PoolsConfig()
+    jobs: JobsConfig = JobsConfig()
     streams: Annotated[Mapping[Name, StreamConfig], AfterValidator(dict)] = Field(default_factory=dict)
 
     @property
@@ -208,6 +219,21 @@ class Config(Section):
     def state_dir(self) -> Path:
         """Snapshots of worker state, a cache of the log."""
         return self.data_dir / "state"
+
+    @property
+    def jobs_folder(self) -> Path:
+        """Where the project's jobs are declared."""
+        return self.file.parent / self.jobs.folder
+
+    @property
+    def jobs_history(self) -> str:
+        """The SQLAlchemy URL of the jobs' history."""
+        return self.jobs.history or f"sqlite:///{self.data_dir / 'jobs.db'}"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Logs and temporary files of job runs."""
+        return self.data_dir / "jobs"
 
     @property
     def keys_file(self) -> Path:

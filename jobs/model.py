@@ -1,0 +1,83 @@
+"""What a job is: plain frozen values. Made by `jobs.project` from SQL files and functions, read by everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Mode = Literal["full", "overwrite_partitions", "append", "merge", "incremental"]
+"""How a result goes into its table; each is one atomic commit, and the same again changes nothing.
+
+`full` replaces all rows. `overwrite_partitions` replaces the partitions that the result has rows in, and those of the
+period. `append` adds rows, and replaces what an earlier run of the same period added. `merge` replaces the rows whose
+key is in the result. `incremental` reads what arrived in its input since its last successful run, and appends it or,
+where the job has a key, merges it.
+"""
+EngineName = Literal["duckdb", "daft", "ray"]
+CheckKind = Literal["not_null", "unique", "accepted_values", "relationships", "row_count", "freshness", "sql"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a job is written. `line` (1-based) is where the statement or the function starts."""
+
+    file: Path
+    line: int
+    sql: str | None = None  # the statement, without the header
+    function: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition on the output table as readers would see it; it fails with the rows that break it.
+
+    `options` by kind: not_null, unique `columns`; accepted_values `column`, `values`; relationships `column`, `to`
+    (table), `field`; row_count `min`, `max`; freshness `column`, `within_us`; sql `query`, which returns bad rows and
+    names the table as `{table}`.
+    """
+
+    kind: CheckKind
+    options: Mapping[str, Any]
+    name: str  # unique within the job, such as `unique(day, channel)`
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a job runs by itself: five cron fields in a time zone."""
+
+    cron: str
+    timezone: str = "UTC"
+    catch_up: bool = False  # after a pause: every missed period, or only the latest
+    overlap: bool = False  # may a period start while an earlier one of the same job runs?
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run of a job may use, and how often it is tried."""
+
+    memory_bytes: int = 1 << 30  # reserved on the node; DuckDB spills above it
+    timeout_us: int = 3_600_000_000
+    retries: int = 2  # further attempts after a failure that another attempt may mend
+    backoff_us: int = 2_000_000  # before the first retry; doubled with each
+    cpus: float = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job: inputs, a statement or function, an output table."""
+
+    name: str
+    output: str  # "namespace.table"
+    mode: Mode
+    source: Source
+    inputs: tuple[str, ...] = ()  # tables read, in order of first use; never the output unless `mode` reads it
+    engine: EngineName = "duckdb"
+    key: tuple[str, ...] = ()  # merge, incremental: columns that identify a row
+    partition_by: tuple[str, ...] = ()  # as `streams.*.lake.partition_by`
+    sort_by: tuple[str, ...] = ()
+    schedule: Schedule | None = None
+    checks: tuple[Check, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    description: str = ""
