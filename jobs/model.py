@@ -41,6 +41,7 @@ class Check:
     kind: CheckKind
     options: Mapping[str, Any]
     name: str  # unique within the job, such as `unique(day, channel)`
+    tables: tuple[str, ...] = ()  # read besides the output
 
 
 @dataclass(frozen=True)

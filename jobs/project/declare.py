@@ -1,0 +1,68 @@
+"""How users declare a job in Python: `@job(...)` on a function whose arguments default to `table(...)`.
+
+Nothing is checked here, so that a wrong option is reported with the others of its file: `jobs.project.functions` reads
+what these two leave behind. Re-exported by `eagleray`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from jobs.model import EngineName, Mode
+
+F = TypeVar("F", bound=Callable[..., Any])
+MARK = "__eagleray_job__"
+"""The attribute under which a decorated function keeps its options."""
+
+
+@dataclass(frozen=True)
+class TableInput:
+    """A table that an argument reads: some columns, the rows for which the SQL condition `where` holds."""
+
+    name: str
+    columns: tuple[str, ...] | None = None
+    where: str | None = None
+
+
+def table(name: str, *, columns: Sequence[str] | None = None, where: str | None = None) -> Any:
+    """The default of an argument that reads the table `name`; in `where`, `$start`, `$end` and `$date` are the run's.
+
+    The argument's annotation says in which form the rows come: pyarrow Table or RecordBatchReader, polars DataFrame or
+    LazyFrame, pandas DataFrame, duckdb DuckDBPyRelation, daft DataFrame, ray.data Dataset.
+    """
+    return TableInput(name, None if columns is None else tuple(columns), where)
+
+
+def job(
+    *,
+    output: str,
+    mode: Mode | None = None,
+    engine: EngineName | None = None,
+    key: str | Sequence[str] | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    sort_by: str | Sequence[str] | None = None,
+    schedule: str | None = None,
+    timezone: str | None = None,
+    catch_up: bool | None = None,
+    overlap: bool | None = None,
+    checks: Sequence[Mapping[str, Any]] | None = None,
+    retries: int | None = None,
+    backoff: str | None = None,
+    timeout: str | None = None,
+    memory: str | int | None = None,
+    cpus: float | None = None,
+    description: str | None = None,
+) -> Callable[[F], F]:
+    """Make a job of a function: named like it, its inputs its arguments, its result the rows of `output`.
+
+    The options are those of a SQL file's header. The function itself stays as it is and can be called in a test.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+
+    def mark(function: F) -> F:
+        setattr(function, MARK, given)
+        return function
+
+    return mark

@@ -1,0 +1,71 @@
+"""A YAML mapping with the line of every key, for messages that name the line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+Path = tuple[str | int, ...]
+
+
+class YamlError(ValueError):
+    """The text is no mapping, or no YAML; `line` is counted from 1."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        """`problem` says what was found and what was expected."""
+        super().__init__(problem)
+        self.line = line
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class YamlMap:
+    """Values as YAML has them, and the line at which each key or list entry begins, by its path."""
+
+    values: dict[str, Any]
+    lines: dict[Path, int]
+
+    def line(self, path: Path) -> int:
+        """The line of `path`, or of the nearest that is written above it."""
+        while path not in self.lines:
+            path = path[:-1]
+        return self.lines[path]
+
+
+def parse_map(text: str) -> YamlMap:
+    """Read a mapping; raises YamlError, also for a key that is there twice."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        lines: dict[Path, int] = {(): 1}
+        if root is None:
+            return YamlMap({}, lines)
+        if not isinstance(root, yaml.MappingNode):
+            raise YamlError(root.start_mark.line + 1, "expected `key: value` lines")
+        _index(root, (), lines)
+        return YamlMap(loader.construct_document(root), lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # dates such as 2015-13-01 raise ValueError
+        if isinstance(error, YamlError):
+            raise
+        raise YamlError(1, f"not YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _index(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
+    children: list[tuple[str | int, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [(str(key.value), key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = [(index, value, value) for index, value in enumerate(node.value)]
+    for name, place, value in children:
+        line = place.start_mark.line + 1
+        if (*path, name) in lines:
+            raise YamlError(line, f"{name} is there twice, first on line {lines[*path, name]}")
+        lines[*path, name] = line
+        _index(value, (*path, name), lines)
