@@ -21,6 +21,18 @@ from cluster.errors import ConfigError
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME)]
 
+SQL_NAMES = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
+"""Catalogs and schemas that SQL has of its own: a stream's tables would be hidden by them, or hide them."""
+
+
+def _not_of_sql(name: str) -> str:
+    if name in SQL_NAMES:
+        raise ValueError(f"SQL has a schema or catalog of this name; expected any but {', '.join(sorted(SQL_NAMES))}")
+    return name
+
+
+StreamName = Annotated[Name, AfterValidator(_not_of_sql)]
+
 
 def _microseconds(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
@@ -198,7 +210,7 @@ class Config(Section):
     lake: LakeConfig = LakeConfig()
     pools: PoolsConfig = PoolsConfig()
     jobs: JobsConfig = JobsConfig()
-    streams: Annotated[Mapping[Name, StreamConfig], AfterValidator(dict)] = Field(default_factory=dict)
+    streams: Annotated[Mapping[StreamName, StreamConfig], AfterValidator(dict)] = Field(default_factory=dict)
 
     @property
     def warehouse(self) -> str:
@@ -270,7 +282,7 @@ def load_config(
         config = Config.model_validate({**raw, "file": file})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         hint = f", found {first['input']!r}" if first["type"] not in ("missing", "extra_forbidden") else ""
         message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{file}: {key}", f"{message}{hint}") from None

@@ -87,17 +87,17 @@ class Letters:
 
     def counts(self, stream: str, where: str) -> dict[str, int]:
         """How many by reason, most frequent first."""
-        sql = f"SELECT reason, count(*) AS n FROM {stream}.dead_letters WHERE {where} GROUP BY ALL"
+        sql = f"SELECT reason, count(*) AS n FROM {_table(stream)} WHERE {where} GROUP BY ALL"
         return {row["reason"]: row["n"] for row in self._rows(f"{sql} ORDER BY n DESC, reason")}
 
     def newest(self, stream: str, where: str, limit: int) -> list[DeadLetter]:
         """At most `limit`, newest first."""
-        sql = f"SELECT {_COLUMNS} FROM {stream}.dead_letters WHERE {where}"
+        sql = f"SELECT {_COLUMNS} FROM {_table(stream)} WHERE {where}"
         return [_letter(row) for row in self._rows(f"{sql} ORDER BY {_PLACE_DOWN} LIMIT {limit}")]
 
     def pages(self, stream: str, where: str) -> Iterator[list[DeadLetter]]:
         """Those that are there now, by attempt and age, PAGE at a time; of the same bytes only the last attempt."""
-        table = f"{stream}.dead_letters"
+        table = _table(stream)
         # What is rejected again while the pages are read must not become one of them.
         (now,) = self._rows(f"SELECT max(_ingested_at) AS newest FROM {table}")
         if now["newest"] is None:
@@ -118,6 +118,10 @@ class Letters:
     def _rows(self, sql: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._sql.query(sql, QUERY_TIMEOUT_S).table.to_pylist()
         return rows
+
+
+def _table(stream: str) -> str:
+    return f'"{stream}".dead_letters'  # a stream may be called `order`
 
 
 _KEY = ("attempt", "_partition", "_offset", "_row")
