@@ -7,6 +7,7 @@ anywhere else, everything is dropped and begins anew from where the table is.
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from cluster.log.reader import Chunk
 from cluster.telemetry.metrics import sample
 
 logger = logging.getLogger(__name__)
+
+EMPTY_STEP_S = 600.0  # `events` moves on without rows this often, so that what is only rejected can be trimmed
 
 Write = Callable[[str, pa.Table], list[Any]]
 """Lake.write: rows for a table → data files."""
@@ -43,6 +46,7 @@ class Share:
         self._offered: list[Staged] = []  # dead letters first: events must not overtake them
         self._events = f"{stream.name}.events"
         self._dead_letters = f"{stream.name}.dead_letters"
+        self._moved_at = time.monotonic()  # when `events` was last offered
 
     def settle(self, owned: set[int], progress: Mapping[str, Progress]) -> None:
         """Compare what is on offer with the tables; adopt and release partitions."""
@@ -105,7 +109,7 @@ class Share:
         letters = self._standing(progress, self._dead_letters)
         try:
             self._offer(self._dead_letters, letters, dead_letter_rows(chunks, letters))
-            self._offer(self._events, self._standing(progress, self._events), event_rows(chunks))
+            self._offer_events(self._standing(progress, self._events), event_rows(chunks))
         except Exception:
             self.restart()  # the chunks are gone from the buffers, and still in the log
             raise
@@ -114,19 +118,26 @@ class Share:
     def _standing(self, progress: Mapping[str, Progress], table: str) -> dict[int, int]:
         return {partition: progress.get(table, {}).get(partition_key(partition), 0) for partition in self.taps}
 
-    def _offer(self, table: str, begins: Mapping[int, int], rows: pa.Table | None) -> None:
-        if rows is None:
-            return
+    def _offer_events(self, begins: Mapping[int, int], rows: pa.Table | None) -> None:
+        # The log is trimmed, and a restart begins, where `events` stands: it must not stay behind for ever where
+        # records hold nothing for it, such as rejected events alone.
+        if rows is not None or time.monotonic() - self._moved_at >= EMPTY_STEP_S:
+            self._moved_at = time.monotonic()
+            self._offer(self._events, begins, rows, empty=True)
+
+    def _offer(self, table: str, begins: Mapping[int, int], rows: pa.Table | None, empty: bool = False) -> None:
         moved = {p: tap.position for p, tap in self.taps.items() if tap.ready and tap.position > begins[p]}
+        if not moved or (rows is None and not empty):
+            return
         staged = Staged(
             table=table,
-            files=self._write(table, rows),
-            rows=rows.num_rows,
+            files=[] if rows is None else self._write(table, rows),
+            rows=0 if rows is None else rows.num_rows,
             begins={partition_key(p): begins[p] for p in moved},
             ends={partition_key(p): position for p, position in moved.items()},
         )
         self._offered.append(staged)
-        self._count("writer_rows_total", rows.num_rows, table=table)
+        self._count("writer_rows_total", staged.rows, table=table)
 
     def report(self) -> dict[int, PartitionReport]:
         """How it stands on each partition; those still being restored are absent."""

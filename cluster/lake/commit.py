@@ -51,11 +51,10 @@ def commit(
 ) -> bool:
     """Append `files` and move progress from `begins` to `ends`, once; True: in the table, now or since before.
 
-    `load` returns the table fresh from the catalog. Raises CommitFailed where the table stands elsewhere or others kept
-    overtaking; CommitUnknown where the outcome could not be read back; ValueError for no files or no step forward.
+    `load` returns the table fresh from the catalog. No files: a snapshot that adds nothing carries the progress, for
+    records that held no rows; rarely, or snapshots pile up. Raises CommitFailed where the table stands elsewhere or
+    others kept overtaking; CommitUnknown where the outcome could not be read back; ValueError for no step forward.
     """
-    if not files:
-        raise ValueError("nothing to commit: progress moves only together with data")
     check_step(begins, ends)
     cause: Exception | None = None
     for attempt in range(ATTEMPTS_MAX):

@@ -93,7 +93,7 @@ class Lake:
         """Append `files` and move the table's progress from `begins` to `ends` in one snapshot, exactly once.
 
         True: in the table, now or since before. Raises CommitFailed where the table stands elsewhere, CommitUnknown
-        where the outcome could not be read back, ValueError for an empty batch.
+        where the outcome could not be read back, ValueError where progress does not move.
         """
         return commit(lambda: self.load(table), files, begins, ends)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import sqlite3
@@ -68,9 +69,17 @@ def test_batch_that_does_not_start_where_the_table_ends_is_refused(lake: Lake, b
     assert lake.progress(EVENTS) == {"p0": 3}
 
 
-def test_progress_never_moves_without_data(lake: Lake) -> None:
-    with pytest.raises(ValueError, match="only together with data"):
-        lake.commit(EVENTS, [], {"p0": 0}, {"p0": 3})
+def test_progress_over_records_without_rows_travels_in_a_snapshot(lake: Lake) -> None:
+    lake.commit(EVENTS, lake.write(EVENTS, event_rows(1)), {"p0": 0}, {"p0": 1})
+    assert lake.commit(EVENTS, [], {"p0": 1}, {"p0": 9})
+    assert lake.commit(EVENTS, [], {"p0": 1}, {"p0": 9})
+    assert snapshots(lake) == 2
+    assert json.loads(lake.load(EVENTS).current_snapshot().summary["eagleray.progress"]) == {"p0": 9}
+    lake.commit(EVENTS, lake.write(EVENTS, event_rows(1, 9)), {"p0": 9}, {"p0": 10})
+    assert numbers(lake) == [0, 9]
+
+
+def test_progress_moves_forward_alone(lake: Lake) -> None:
     files = lake.write(EVENTS, event_rows(1))
     for begins, ends in [({"p0": 0}, {"p0": 0}), ({"p0": 0}, {"p1": 1}), ({"p0": 0, "p1": 5}, {"p0": 1, "p1": 4})]:
         with pytest.raises(ValueError, match="cannot go"):

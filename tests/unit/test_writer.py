@@ -381,6 +381,37 @@ def test_full_disk_holds_up_one_stream_and_loses_nothing(tmp_path: Path) -> None
     bench.kill()
 
 
+def test_stream_of_rejected_events_alone_is_trimmed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.writer.tap.SAVE_INTERVAL_S", 0.0)
+    for n in range(5):
+        bench.rejects([b"broken %d" % n])
+    before = bench.drain()
+    assert before.partitions["s", 0].safe == 0 and bench.lake.progress(EVENTS) == {}
+    monkeypatch.setattr("actors.writer.share.EMPTY_STEP_S", 0.0)
+    for report in bench.rounds():
+        bench.commit(report.staged)
+        if report.partitions and report.partitions["s", 0].safe == 5:
+            break
+    assert bench.log.trim("s", 0, 5, NOON_US + 1) == 5
+    # what comes after a restart is stored once, and nothing of it is asked of the records that are gone
+    bench.restart()
+    bench.events([1, 2])
+    bench.rejects([b"broken 5"])
+    bench.drain()
+    assert bench.numbers() == [1, 2]
+    assert bench.letters() == [b"broken %d" % n for n in range(6)]
+    assert bench.lake.progress(EVENTS)["p0"] == 7
+    bench.kill()
+
+
+def test_idle_stream_is_never_committed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.writer.share.EMPTY_STEP_S", 0.0)
+    bench.events([1])
+    bench.drain()
+    assert [bench.collect().staged for _ in range(100)] == [[]] * 100
+    bench.kill()
+
+
 def test_damaged_record_stops_its_partition_and_no_other(bench: Bench) -> None:
     bench.events([1])
     bench.log.append("s", [Entry(0, Kind.EVENTS, 1, b"not an Arrow stream")])
