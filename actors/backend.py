@@ -53,6 +53,10 @@ class RayBackend:
         finally:
             self.in_flight[peer] -= size
 
+    def workers(self) -> int:
+        """Validate workers that answer; 1 while there is none, so that a request finds that out."""
+        return len(self.validators) or 1
+
     async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
         """Open and final rows of a window."""
         rows: list[dict[str, Any]] = await self._ask(self.committer, "windows", stream, window, from_us, to_us)

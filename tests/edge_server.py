@@ -49,6 +49,9 @@ class MemoryPlatform:
     failure: Exception | None = None
     delay_s: float = 0.0
 
+    def workers(self) -> int:
+        return 2
+
     async def submit(self, submissions: list[Submission], timeout_s: float) -> list[Answer]:
         self.batches.append(len(submissions))
         if self.delay_s:

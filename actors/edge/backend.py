@@ -26,6 +26,10 @@ class Backend(Protocol):
         """
         ...
 
+    def workers(self) -> int:
+        """How many workers share the calls of `submit` now: more calls at once would only queue. At least 1."""
+        ...
+
     async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
         """Rows of a window with window_start in [from, to), final and open ones, each with `final`."""
         ...

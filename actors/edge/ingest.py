@@ -41,7 +41,9 @@ class Ingest:
         self._flight = flight
         self._meters = meters
         self._rates = Rates()
-        self._batchers = {name: Batcher(backend.submit, config.edge, meters) for name in config.streams}
+        self._batchers = {
+            name: Batcher(backend.submit, backend.workers, config.edge, meters) for name in config.streams
+        }
 
     async def post(self, call: Call) -> web.Response:
         """1. admit  2. read and inflate  3. count  4. submit and wait until durable  5. charge and answer."""

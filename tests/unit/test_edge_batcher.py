@@ -12,6 +12,8 @@ from cluster.config import EdgeConfig
 from cluster.errors import LogUnavailable
 from cluster.events.verdict import Answer, Submission
 
+WORKERS = 2
+
 
 class Gate:
     """A backend that answers when told to."""
@@ -44,7 +46,9 @@ def run(test: Callable[[Gate], Awaitable[None]]) -> None:
 
 
 def batcher(gate: Gate, **settings: float) -> Batcher:
-    return Batcher(gate.submit, EdgeConfig.model_validate({"batch_delay_ms": 1000, **settings}), Meters())
+    return Batcher(
+        gate.submit, lambda: WORKERS, EdgeConfig.model_validate({"batch_delay_ms": 1000, **settings}), Meters()
+    )
 
 
 def test_idle_stream_sends_at_once_and_a_busy_one_gathers() -> None:
@@ -91,6 +95,54 @@ def test_bytes_bound_the_batch() -> None:
     run(test)
 
 
+def test_busy_workers_get_few_large_batches_and_none_waits_behind_more_than_one() -> None:
+    async def test(gate: Gate) -> None:
+        made = batcher(gate, batch_bytes_max=7, batch_delay_ms=0)
+        futures = []
+        for number in range(1, 21):
+            futures.append(made.put(submission(number)))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert len(gate.batches) == 2 * WORKERS
+        assert max(gate.sizes()) == 2
+        gate.open.set()
+        answers = await asyncio.gather(*futures)
+        assert [answer.accepted for answer in answers] == list(range(1, 21))
+        assert max(gate.sizes()) == 2
+
+    run(test)
+
+
+def test_small_requests_wait_while_every_worker_has_a_batch() -> None:
+    async def test(gate: Gate) -> None:
+        made = batcher(gate, batch_delay_ms=0)
+        futures = []
+        for number in range(1, 9):
+            futures.append(made.put(submission(number)))
+            await asyncio.sleep(0.002)
+        assert gate.sizes() == [1, 1]
+        gate.open.set()
+        await asyncio.gather(*futures)
+        assert gate.sizes() == [1, 1, 6]
+
+    run(test)
+
+
+def test_stuck_workers_hold_nobody_up_for_long() -> None:
+    async def test(gate: Gate) -> None:
+        made = batcher(gate, batch_delay_ms=0)
+        futures = []
+        for number in range(1, 4):
+            futures.append(made.put(submission(number)))
+            await asyncio.sleep(0.002)
+        while len(gate.batches) < WORKERS + 1:
+            await asyncio.sleep(0.01)
+        gate.open.set()
+        await asyncio.gather(*futures)
+
+    run(test)
+
+
 @pytest.mark.parametrize("failure", [LogUnavailable("full"), Unavailable("lost"), TimeoutError()])
 def test_failed_batch_fails_every_request_in_it_and_only_those(failure: Exception) -> None:
     async def test(gate: Gate) -> None:
@@ -118,7 +170,7 @@ def test_missing_answers_fail_the_whole_batch() -> None:
         async def short(submissions: list[Submission], timeout_s: float) -> list[Answer]:
             return [Answer(accepted=1)]
 
-        made = Batcher(short, EdgeConfig(), Meters())
+        made = Batcher(short, lambda: WORKERS, EdgeConfig(), Meters())
         lost = await asyncio.gather(made.put(submission(1)), made.put(submission(2)), return_exceptions=True)
         assert all(isinstance(error, Unavailable) for error in lost)
 
