@@ -22,6 +22,7 @@ from cluster.log.reader import Chunk, PartitionReader
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 4 << 20  # of log payload per step
+FULL_BYTES = 1 << 20  # a step that read this much is followed by the next one at once
 RETRY_S = 0.5  # after the log could not be read
 SAVE_INTERVAL_S = 10.0  # older = a longer replay after a restart
 
@@ -54,7 +55,7 @@ class Tap:
     # ── the reading thread ─────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self) -> bool:
-        """Do one bounded piece of work; False if there was nothing to do."""
+        """Do one bounded piece of work; whether the next one should follow at once."""
         if self.failed is not None or time.monotonic() < self._retry_at:
             return False
         try:
@@ -96,7 +97,7 @@ class Tap:
         if chunk is None:
             return False
         self._chunks.append((chunk, chunk.events.nbytes + chunk.rejects.nbytes))
-        return True
+        return chunk.bytes >= FULL_BYTES or self._read_bytes < READ_BYTES
 
     def _save(self) -> None:
         upto, self._to_save = self._to_save, None

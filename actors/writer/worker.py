@@ -24,7 +24,7 @@ from cluster.telemetry.metrics import sample
 logger = logging.getLogger(__name__)
 
 READ_AHEAD_BYTES_MAX = 128 << 20  # of decoded rows; at 350 bytes an event and 2 s a commit, 185,000 events/s per worker
-POLL_S = 0.05  # how often an idle log is looked at
+POLL_S = 0.2  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
 
 
 class WriterWorker:
@@ -91,12 +91,12 @@ class WriterWorker:
 
     def _read_ahead(self) -> None:
         while not self._stopping.is_set():
-            worked = False
+            more = False
             self._close_retired()
             for tap in self._taps():
                 if sum(each.buffered_bytes for each in self._taps()) < READ_AHEAD_BYTES_MAX:
-                    worked |= tap.step()
-            if not worked:
+                    more |= tap.step()
+            if not more:
                 self._stopping.wait(POLL_S)
 
     def _close_retired(self) -> None:
