@@ -7,6 +7,7 @@ worker finds out at the next call. Calls that mutate are never retried by Ray (`
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -111,7 +112,18 @@ def _make(name: str, kind: Kind) -> Any:
 
 
 def _hosted(cls: type) -> type:
-    """`cls` with one more method: who am I, answered on a thread of its own even when the worker is busy."""
+    """`cls` in a process of its own: tidied up after its start, and with one more method: who am I.
+
+    `process` is answered on a thread of its own even when the worker is busy.
+    """
+
+    def start(self: Any, *args: Any) -> None:
+        cls.__init__(self, *args)
+        # What is there now stays, and rows hold no cycles: young garbage is looked at every 50,000 objects instead of
+        # every 700. It took a seventh of a validator's time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
 
     @ray.method(concurrency_group="health")
     async def process_async(self: Any) -> dict[str, int]:
@@ -122,7 +134,7 @@ def _hosted(cls: type) -> type:
         return process_facts()
 
     asynchronous = any(asyncio.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
-    return type(cls.__name__, (cls,), {"process": process_async if asynchronous else process})
+    return type(cls.__name__, (cls,), {"__init__": start, "process": process_async if asynchronous else process})
 
 
 def process_facts() -> dict[str, int]:

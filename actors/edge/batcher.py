@@ -3,8 +3,8 @@
 An idle stream answers at once: a batch leaves at the end of the event loop's turn if none is under way. Otherwise
 requests gather until that one returns, batch_delay_ms passes or batch_bytes_max is reached, and while every worker has
 its batch until one comes back or STUCK_S passes (full batches may queue, one behind each): the busier the platform, the
-larger its calls, and a small call's cost is the call. A batch that fails or times out fails every request in it; no request is ever
-answered as stored unless its batch was.
+larger its calls, and a small call's cost is the call. A batch that fails or times out fails every request in it; no
+request is ever answered as stored unless its batch was.
 """
 
 from __future__ import annotations
