@@ -5,6 +5,9 @@ Each error says what to do next: fix the configuration, retry after a while, or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class EaglerayError(Exception):
     """Base of every error that Eagleray raises on purpose."""
@@ -64,3 +67,43 @@ class QueryRejected(EaglerayError):
 
 class QueryFailed(EaglerayError):
     """A valid SQL query that could not be completed within its limits (time, memory). HTTP 422, exit code 1."""
+
+
+class JobFailed(EaglerayError):
+    """A run of a job came to nothing: its statement, its function or its data. The output table is as it was."""
+
+    def __init__(
+        self,
+        job: str,
+        engine: str,
+        file: str,
+        line: int,
+        message: str,
+        snapshots: Mapping[str, int | None],
+        *,
+        retryable: bool = True,
+    ) -> None:
+        """`line` is the file's; `snapshots` are those of the inputs; `retryable`: the same again may succeed."""
+        super().__init__(message)
+        self.job = job
+        self.engine = engine
+        self.file = file
+        self.line = line
+        self.message = message
+        self.snapshots = dict(snapshots)
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep all parts when the error crosses a process."""
+        parts = (self.job, self.engine, self.file, self.line, self.message, self.snapshots)
+        return _job_failed, (parts, self.retryable)
+
+    def __str__(self) -> str:
+        """Where, what, and on which data: a line each."""
+        inputs = ", ".join(f"{table} at snapshot {at or '(none)'}" for table, at in self.snapshots.items())
+        read = f"\ninputs: {inputs}" if inputs else ""
+        return f"job {self.job} failed ({self.engine})\n{self.file}:{self.line}: {self.message}{read}"
+
+
+def _job_failed(parts: tuple[Any, ...], retryable: bool) -> JobFailed:
+    return JobFailed(*parts, retryable=retryable)

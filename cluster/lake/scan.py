@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 
 import pyarrow as pa
+from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import (
     AlwaysTrue,
     And,
@@ -31,10 +33,13 @@ from pyiceberg.expressions.visitors import ResidualEvaluator, UnpartitionedResid
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema, sanitize_column_names
-from pyiceberg.table import FileScanTask, ManifestGroupPlanner, Table
+from pyiceberg.table import DataScan, FileScanTask, ManifestGroupPlanner, Table
+from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.types import IcebergType
 
+from cluster.clock import iso
 from cluster.lake import predicate as p
+from cluster.lake.progress import decode
 
 _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     "=": EqualTo,
@@ -76,11 +81,12 @@ class ScanPlan:
     local: bool  # Parquet files on a local disk, without deletes: any Parquet reader may read them, by field id
     flat: bool  # field ids of top-level columns suffice: the files have what is inside structs under the same names
     _table: Table = field(repr=False, compare=False)
+    _schema: Schema = field(repr=False, compare=False)
     _tasks: tuple[FileScanTask, ...] = field(repr=False, compare=False)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The planned rows with these columns, through Iceberg's own reader: any FileIO, deletes, schema evolution."""
-        schema = self._table.schema().select(*columns)
+        schema = self._schema.select(*columns)
         scan = ArrowScan(self._table.metadata, self._table.io, schema, AlwaysTrue())
         yield from scan.to_record_batches(self._tasks)
 
@@ -88,29 +94,65 @@ class ScanPlan:
 class Pinned:
     """A table at the snapshot it had when it was pinned."""
 
-    def __init__(self, name: str, table: Table) -> None:
-        """`name` is `stream.table`; `table` is never refreshed."""
+    def __init__(self, name: str, table: Table, snapshot: Snapshot | None = None) -> None:
+        """`name` is `stream.table`; `table` is never refreshed. `snapshot`: an earlier one than its present."""
         self.name = name
         self._table = table
+        self._snapshot = snapshot or table.current_snapshot()
+        self._earlier = snapshot is not None
 
     @property
     def snapshot_id(self) -> int | None:
         """The pinned snapshot; None where nothing was ever committed."""
-        snapshot = self._table.current_snapshot()
-        return snapshot.snapshot_id if snapshot else None
+        return self._snapshot.snapshot_id if self._snapshot else None
+
+    @cached_property
+    def progress(self) -> dict[str, int]:
+        """How far a stream's table is (`cluster.lake.progress`); empty for other tables."""
+        if self._earlier and self._snapshot and self._snapshot.summary:
+            return decode(self._snapshot.summary.additional_properties)
+        return decode(self._table.properties)
+
+    def at(self, snapshot: int | datetime) -> Pinned:
+        """The table at the snapshot of this id, or as it was at an instant; raises ValueError."""
+        kept = self._table.metadata.snapshots
+        if isinstance(snapshot, int):
+            found = self._table.snapshot_by_id(snapshot)
+        else:
+            found = self._table.snapshot_as_of_timestamp(round(snapshot.timestamp() * 1000))
+        if found is None:
+            times = [iso(1000 * one.timestamp_ms) for one in kept]
+            there = f"{len(kept)} snapshots are kept, from {min(times)} to {max(times)}" if kept else "it has none"
+            raise ValueError(f"{self.name} has no snapshot {snapshot}; {there}")
+        return Pinned(self.name, self._table, found)
+
+    def upper_bound(self, column: str) -> int | None:
+        """The greatest value of a whole-number or timestamp column, by the files' statistics; None without rows."""
+        field = self._table.schema().find_field(column)
+        bounds = [task.file.upper_bounds.get(field.field_id) for task in self._scan(p.EVERYTHING).plan_files()]
+        values = [from_bytes(field.field_type, bound) for bound in bounds if bound is not None]
+        return max(values, default=None)
+
+    def iceberg(self) -> Table:
+        """The pyiceberg table, for engines that read Iceberg themselves: at `snapshot_id`, without refreshing it."""
+        return self._table
+
+    @cached_property
+    def _schema(self) -> Schema:
+        if self._earlier and self._snapshot and self._snapshot.schema_id is not None:
+            return self._table.schemas()[self._snapshot.schema_id]
+        return self._table.schema()
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The table's columns in order."""
-        schema = self._table.schema()
+        schema = self._schema
         arrow = schema_to_pyarrow(schema, include_field_ids=True)
         return tuple(Column(column.field_id, field) for column, field in zip(schema.fields, arrow, strict=True))
 
     def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
         """The files that may hold rows for which `predicate` is true; raises OSError where manifests cannot be read."""
-        scan = self._table.scan(_expression(predicate))
-        scan._manifest_planner = _Planner(scan.table_metadata, scan.io, scan.row_filter)
-        tasks = sorted(scan.plan_files(), key=lambda task: task.file.file_path)
+        tasks = sorted(self._scan(predicate).plan_files(), key=lambda task: task.file.file_path)
         files = tuple(_path(task.file.file_path) for task in tasks)
         return ScanPlan(
             files=files,
@@ -119,14 +161,20 @@ class Pinned:
             local=all("://" not in file for file in files) and not any(task.delete_files for task in tasks),
             flat=self._flat,
             _table=self._table,
+            _schema=self._schema,
             _tasks=tuple(tasks),
         )
+
+    def _scan(self, predicate: p.Predicate) -> DataScan:
+        scan = self._table.scan(_expression(predicate), snapshot_id=self.snapshot_id if self._earlier else None)
+        scan._manifest_planner = _Planner(scan.table_metadata, scan.io, scan.row_filter)
+        return scan
 
     @cached_property
     def _flat(self) -> bool:
         """Whether nested columns have always been as they are now, and have names that files can have."""
-        now = _nested(self._table.schema())
-        schemas = [*self._table.metadata.schemas, sanitize_column_names(self._table.schema())]
+        now = _nested(self._schema)
+        schemas = [*self._table.metadata.schemas, sanitize_column_names(self._schema)]
         return all(_nested(schema) == now for schema in schemas)
 
 

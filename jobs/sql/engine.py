@@ -39,6 +39,7 @@ class Limits:
     rows_max: int = 1_000_000  # of the result
     bytes_max: int = 256 * MIB  # of the result
     threads: int = 2
+    setting: str = "lake.query_memory_max"  # to be named where memory_bytes_max is not enough
 
 
 class Deadline:
@@ -101,12 +102,18 @@ def run(connection: duckdb.DuckDBPyConnection, text: str, limits: Limits, deadli
     """Run one statement; raises QueryRejected or QueryFailed."""
     with bounded(connection, limits, deadline):
         relation = connection.sql(text)
-        types = tuple(str(kind).strip('"') for kind in relation.types)
-        for name, kind in zip(relation.columns, types, strict=True):
-            if kind.startswith(_UNRENDERED):
-                raise QueryRejected(f"the column {name} has the type {kind}; cast it, for example to VARCHAR")
+        types = renderable(relation)
         reader = relation.to_arrow_reader(BATCH_ROWS)
         return Answer(_collect(reader, limits), types)
+
+
+def renderable(relation: duckdb.DuckDBPyRelation) -> tuple[str, ...]:
+    """DuckDB's names of the columns' types; raises QueryRejected for one that Arrow cannot hold."""
+    types = tuple(str(kind).strip('"') for kind in relation.types)
+    for name, kind in zip(relation.columns, types, strict=True):
+        if kind.startswith(_UNRENDERED):
+            raise QueryRejected(f"the column {name} has the type {kind}; cast it, for example to VARCHAR")
+    return types
 
 
 def _collect(reader: pa.RecordBatchReader, limits: Limits) -> pa.Table:
@@ -144,7 +151,7 @@ def _failure(error: Exception, limits: Limits, deadline: Deadline) -> QueryFaile
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "Out of Memory Error" in text:
         return QueryFailed(
             f"the query needs more than its {limits.memory_bytes_max // MIB} MiB of memory and"
-            f" {limits.temp_bytes_max // MIB} MiB of temporary files (lake.query_memory_max)"
+            f" {limits.temp_bytes_max // MIB} MiB of temporary files ({limits.setting})"
         )
     return QueryFailed(_message(error))
 

@@ -42,6 +42,7 @@ _REFUSED = {
     "DELETE_QUERY_NODE": "DELETE is not allowed: queries only read",
 }
 _EXPLAIN = re.compile(r"\s*explain\s+(?=select\b|with\b|from\b|values\b|\()", re.IGNORECASE)
+_PLACE = re.compile(r" \(line (\d+), column (\d+)\)")
 _ONE = "expected one SELECT (or WITH, VALUES, FROM, DESCRIBE, SUMMARIZE, SHOW TABLES, EXPLAIN SELECT)"
 
 
@@ -126,6 +127,12 @@ def place(text: str, position: str | int | None) -> str:
         return ""
     before = text.encode()[: int(position)].decode(errors="replace")
     return f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
+
+
+def displaced(message: str) -> tuple[str, tuple[int, int] | None]:
+    """A message without what `place` wrote into it, and the line and column that this was, counted from 1."""
+    match = _PLACE.search(message)
+    return (_PLACE.sub("", message, count=1), (int(match[1]), int(match[2]))) if match else (message, None)
 
 
 def _check(root: dict[str, Any], text: str) -> Iterator[Reference]:

@@ -1,6 +1,6 @@
 """Which rows of each table a query can need: the filters that DuckDB's own optimizer would push into the scans.
 
-Called by `jobs.sql.query` before files are planned: the query is optimized over empty tables, with only such rewrites
+Called by `jobs.sql.opened` before files are planned: the query is optimized over empty tables, with only such rewrites
 as hold for any data, so that the query over the pruned tables equals the query over the whole ones. What is not
 understood prunes nothing.
 """

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from cluster.config import Config
-from cluster.errors import QueryFailed, QueryRejected
+from cluster.errors import QueryRejected
 from cluster.lake.pin import open_snapshots
-from cluster.lake.predicate import EVERYTHING, Predicate
-from jobs.sql.engine import Answer, Deadline, Limits, bounded, connect, lock, run
-from jobs.sql.guard import Approved, Guard, Reference, place
-from jobs.sql.prune import predicates, prepare
+from jobs.sql.engine import Answer, Deadline, Limits, run
+from jobs.sql.guard import Guard, Reference
+from jobs.sql.opened import opened, readable
 from jobs.sql.tables import Declared
 
 _TABLES_NAMED_MAX = 30  # in a message
-_INTERNAL = ("internal", "fatal")  # a plan that DuckDB cannot write down; it may still run it
 
 
 class Sql:
@@ -61,19 +56,19 @@ class Sql:
         approved = self._guard.approve(text)
         if approved.kind == "show_tables":
             return Answer(pa.table({"name": pa.array(self._names(), pa.string())}), ("VARCHAR",))
-        # 1. pin every table at once  # 2. find what each scan needs  # 3. plan the files  # 4. run on these alone
+        # 1. pin every table at once  # 2. open the files that can be needed  # 3. run on these alone
         tables = self._pin(approved.tables)
         if self._temp_dir:
             self._temp_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="eagleray-sql-", dir=self._temp_dir) as temp:
-            needed = self._needed(approved, tables, temp, deadline)
-            return self._run(approved, tables, needed, temp, deadline)
+            with opened([approved], tables, self._limits, temp, deadline) as connection:
+                return run(connection, approved.text, self._limits, deadline)
 
     def _pin(self, references: Iterable[Reference]) -> list[Declared]:
         wanted: dict[str, Reference] = {}
         for reference in references:
             wanted.setdefault(".".join(reference.names).lower(), reference)
-        with _readable("the lake"):
+        with readable("the lake"):
             pinned = self._lake.pin([name for name in wanted if "." in name])
         for name, reference in wanted.items():
             if name not in pinned:
@@ -81,7 +76,7 @@ class Sql:
         return [Declared(pinned[name]) for name in wanted]
 
     def _names(self) -> list[str]:
-        with _readable("the lake"):
+        with readable("the lake"):
             return self._lake.names()
 
     def _candidates(self, name: str) -> str:
@@ -93,56 +88,3 @@ class Sql:
             return f"; did you mean {' or '.join(close)}?"
         more = "" if len(names) <= _TABLES_NAMED_MAX else ", … (SHOW TABLES lists all)"
         return f"; there are {', '.join(names[:_TABLES_NAMED_MAX])}{more}"
-
-    def _needed(
-        self, approved: Approved, tables: list[Declared], temp: str, deadline: Deadline
-    ) -> dict[str, Predicate]:
-        """What restricts each table; raises QueryRejected where names or types are wrong."""
-        with closing(connect(self._limits, temp)) as connection, bounded(connection, self._limits, deadline):
-            for table in tables:
-                table.declare(connection)
-            prepare(connection)
-            lock(connection)
-            columns = {table.pinned.name: table.prunable for table in tables}
-            needed, error = predicates(connection, approved.select, columns)
-        if error and error["error_type"] not in _INTERNAL:
-            raise QueryRejected(_explained(approved.select, error, tables))
-        return needed
-
-    def _run(
-        self,
-        approved: Approved,
-        tables: list[Declared],
-        needed: dict[str, Predicate],
-        temp: str,
-        deadline: Deadline,
-    ) -> Answer:
-        with closing(connect(self._limits, temp)) as connection:
-            files: list[str] = []
-            for table in tables:
-                files += self._attach(connection, table, needed.get(table.pinned.name, EVERYTHING), deadline)
-            lock(connection, files)
-            return run(connection, approved.text, self._limits, deadline)
-
-    def _attach(
-        self, connection: duckdb.DuckDBPyConnection, table: Declared, needed: Predicate, deadline: Deadline
-    ) -> Iterable[str]:
-        with _readable(table.pinned.name):
-            plan = table.pinned.plan(needed)
-        with bounded(connection, self._limits, deadline):
-            return table.attach(connection, plan)
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise QueryFailed(f"{what} cannot be read: {error}") from error
-
-
-def _explained(text: str, error: dict[str, Any], tables: list[Declared]) -> str:
-    message = f"{error['error_message']}{place(text, error.get('position'))}"
-    if error.get("error_subtype") == "COLUMN_NOT_FOUND" and len(tables) == 1:
-        message += f"\n{tables[0].pinned.name} has {', '.join(tables[0].names)}"
-    return message

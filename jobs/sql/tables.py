@@ -1,7 +1,7 @@
 """Puts pinned tables of the lake into a DuckDB instance under their own names, `stream.table`.
 
-Called by `jobs.sql.query`: first empty, to plan the query; then as views over the files of a scan plan. Local files are
-read by DuckDB (`jobs.sql.files`); everything else goes through Iceberg's reader as Arrow batches.
+Called by `jobs.sql.opened`: first empty, to plan the query; then as views over the files of a scan plan. Local files
+are read by DuckDB (`jobs.sql.files`); everything else goes through Iceberg's reader as Arrow batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from cluster.lake.predicate import EVERYTHING, All, Predicate
 from cluster.lake.scan import Pinned, ScanPlan
+from jobs.sql.condition import condition
 from jobs.sql.engine import identifier
 from jobs.sql.files import select_parquet
 from jobs.sql.types import sql_type
@@ -25,9 +27,13 @@ _GLOB = "*?["  # DuckDB would look for files that match
 
 @dataclass(frozen=True)
 class Declared:
-    """A pinned table as SQL sees it. Columns whose names differ in case alone get a suffix: `User`, then `user_1`."""
+    """A pinned table as SQL sees it. Columns whose names differ in case alone get a suffix: `User`, then `user_1`.
+
+    Rows for which `only` does not hold are not there.
+    """
 
     pinned: Pinned
+    only: Predicate = EVERYTHING
 
     @property
     def schema(self) -> str:
@@ -64,6 +70,10 @@ class Declared:
         columns = zip(self.pinned.columns, self.names, self.types, strict=True)
         return {name: kind for column, name, kind in columns if name == column.name}
 
+    def plan(self, needed: Predicate) -> ScanPlan:
+        """The files that may hold rows which are there and for which `needed` is true; raises OSError."""
+        return self.pinned.plan(needed if self.only == EVERYTHING else All((self.only, needed)))
+
     def declare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Create the table without rows."""
         columns = ", ".join(f"{identifier(n)} {kind}" for n, kind in zip(self.names, self.types, strict=True))
@@ -78,8 +88,16 @@ class Declared:
         local = plan.local and not any(sign in file for file in plan.files for sign in _GLOB)
         source = select_parquet(plan, self.pinned.columns, self.names) if local else self._arrow(connection, plan)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(self.schema)}")
-        connection.execute(f"CREATE VIEW {self.sql_name} AS {source}")
+        connection.execute(f"CREATE VIEW {self.sql_name} AS {self._chosen(source)}")
         return plan.files if local else ()
+
+    def _chosen(self, source: str) -> str:
+        if self.only == EVERYTHING:
+            return source
+        columns = {
+            c.name: (name, kind) for c, name, kind in zip(self.pinned.columns, self.names, self.types, strict=True)
+        }
+        return f"SELECT * FROM ({source}) WHERE {condition(self.only, columns)}"
 
     def _arrow(self, connection: duckdb.DuckDBPyConnection, plan: ScanPlan) -> str:
         source = f"lake:{self.pinned.name}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import jobs.sql.query as query_module
+import jobs.sql.opened as opened_module
 from cluster.errors import EaglerayError
 from cluster.lake.predicate import EVERYTHING, Predicate
 from cluster.lake.scan import Pinned, ScanPlan
@@ -151,7 +151,7 @@ def outcome(sql: Sql, text: str) -> object:
 def test_pruning_never_changes_an_answer(sql: Sql, shape: str, first: str, second: str) -> None:
     text = shape.format(first, second)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(query_module, "predicates", lambda *_: ({}, None))
+        patch.setattr(opened_module, "predicates", lambda *_: ({}, None))
         whole = outcome(sql, text)
     assert outcome(sql, text) == whole
 

@@ -1,0 +1,103 @@
+"""SQL by DuckDB, in this process: bounded memory, spills to disk, rows streamed. The default engine."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+
+import duckdb
+import pyarrow as pa
+
+from jobs.engines.work import Work
+from jobs.project.parameters import substitute
+from jobs.project.sqlfile import padded
+from jobs.sql.engine import Deadline, Limits, bounded, identifier, renderable
+from jobs.sql.guard import Guard
+from jobs.sql.opened import opened
+from jobs.sql.tables import Declared
+
+PYTHON_BYTES = 384 << 20  # of a run's memory: Python, Arrow, Iceberg's metadata, batches on their way to the table
+_LEAST = 0.25  # of a run's memory is DuckDB's, however small it is
+_DISK_SHARE = 0.9  # of what is free where it spills
+_BATCH_ROWS = 65_536
+_WIDE = ("HUGEINT", "UHUGEINT", "UBIGINT")  # what sums make; tables have no integers beyond 64 bits
+
+
+def run_sql(work: Work) -> pa.RecordBatchReader:
+    """Start the job's statement."""
+    text = substitute(padded(work.job.source), work.period).text
+    limits = limits_of(work.job.limits.memory_bytes, work.job.limits.cpus, str(work.temp), "memory")
+    timeout_s = work.job.limits.timeout_us / 1_000_000
+    engine = DuckDb.open(work.tables.values(), [text], limits, str(work.temp), timeout_s, work.release)
+    return engine.stream(engine.relation(text))
+
+
+def limits_of(memory_bytes: int, cpus: float, temp: str, setting: str) -> Limits:
+    """The limits of a DuckDB in a process that may use `memory_bytes`; `setting` is what gives it more."""
+    return Limits(
+        memory_bytes_max=max(memory_bytes - PYTHON_BYTES, round(memory_bytes * _LEAST)),
+        temp_bytes_max=round(shutil.disk_usage(temp).free * _DISK_SHARE),
+        threads=max(1, math.ceil(cpus)),
+        setting=setting,
+    )
+
+
+class DuckDb:
+    """A locked DuckDB that holds what statements can need of pinned tables."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, limits: Limits, deadline: Deadline) -> None:
+        """Use `open`."""
+        self._connection = connection
+        self._limits = limits
+        self._deadline = deadline
+
+    @classmethod
+    def open(
+        cls,
+        tables: Iterable[Declared],
+        texts: Sequence[str],
+        limits: Limits,
+        temp: str,
+        timeout_s: float,
+        release: ExitStack,
+    ) -> DuckDb:
+        """Prepare to run `texts` and no other statement; closed with `release`.
+
+        Raises QueryRejected for a statement that is not allowed or not valid, QueryFailed for what cannot be read.
+        """
+        deadline = Deadline(timeout_s)
+        with closing(Guard()) as guard:
+            statements = [guard.approve(text) for text in texts]
+        connection = release.enter_context(opened(statements, list(tables), limits, temp, deadline))
+        return cls(connection, limits, deadline)
+
+    def relation(self, text: str) -> duckdb.DuckDBPyRelation:
+        """The rows of a statement, with integers of at most 64 bits. Nothing is run yet."""
+        with bounded(self._connection, self._limits, self._deadline):
+            relation = self._connection.sql(text)
+            renderable(relation)
+            return _narrowed(relation)
+
+    def stream(self, relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
+        """Run it, one at a time; what goes wrong comes up, as QueryFailed, where batches are read."""
+        with bounded(self._connection, self._limits, self._deadline):
+            reader = relation.to_arrow_reader(_BATCH_ROWS)
+        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        with bounded(self._connection, self._limits, self._deadline):
+            yield from reader
+
+
+def _narrowed(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The rows with BIGINT for wider integers; a value that does not fit fails the run."""
+    kinds = [str(kind) for kind in relation.types]
+    if not any(kind in _WIDE for kind in kinds):
+        return relation
+    columns = (
+        f"CAST({identifier(name)} AS BIGINT) AS {identifier(name)}" if kind in _WIDE else identifier(name)
+        for name, kind in zip(relation.columns, kinds, strict=True)
+    )
+    return relation.project(", ".join(columns))
