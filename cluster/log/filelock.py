@@ -1,4 +1,4 @@
-"""A lock between processes on a side file: blocking, woken at once, and yet bounded in time. Used by `partition`.
+"""A lock between processes on a side file: blocking, woken at once, and yet bounded in time. Used by `streamfile`.
 
 The kernel releases it when its holder dies. `flock` itself knows no time limit, so when the lock is taken a thread
 waits in the kernel and the caller waits for the thread: no polling, and a stopped holder cannot hang anybody.

@@ -1,4 +1,4 @@
-"""Is SQLite's write-ahead log whole? Asked by `partition` before the first connection after everyone was gone.
+"""Is SQLite's write-ahead log whole? Asked by `streamfile` before the first connection after everyone was gone.
 
 After a crash SQLite reads its write-ahead log up to the first frame whose checksum fails and forgets the rest, as it
 must with a torn last transaction. A damaged frame in the middle would so take acked records with it in silence. Each

@@ -20,7 +20,7 @@ import pytest
 from cluster.clock import ManualClock
 from cluster.config import Config, LogConfig
 from cluster.errors import ConfigError, LogCorrupt, LogUnavailable, OffsetOutOfRange
-from cluster.log import partition as partition_file
+from cluster.log import streamfile
 from cluster.log.embedded import EmbeddedLog
 from cluster.log.memory import MemoryLog
 from cluster.log.open import open_log
@@ -242,7 +242,7 @@ def killed_with_records_in_the_wal(directory: Path) -> Path:
         appender.stdout.readline()
     appender.kill()
     appender.communicate()
-    return directory / "s" / "0.db-wal"
+    return directory / "s" / "records.db-wal"
 
 
 @pytest.mark.faults
@@ -269,7 +269,7 @@ def test_acked_records_behind_damage_in_the_wal_are_not_lost_in_silence(tmp_path
             log.read("s", 0, 0, MANY)
         with pytest.raises(LogUnavailable, match="damaged"):
             log.append("s", events(0, b"x"))
-    assert len(log.read("s", 1, 0, MANY)) >= 39  # other partitions go on
+    assert log.append("other", events(0, b"x")) == [0]  # other streams go on
     log.close()
     data[where] ^= 1
     assert wal.stat().st_size == len(data)  # nothing was touched: repaired from elsewhere, all is there
@@ -284,12 +284,12 @@ def test_a_stopped_appender_costs_its_neighbours_the_time_limit_and_no_more(
 ) -> None:
     log = embedded(append_timeout_s=0.2)
     log.append("s", events(0, b"a"))
-    with (tmp_path / "s" / "0.lock").open() as held:
+    with (tmp_path / "s" / "records.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         for _ in range(3):
             with pytest.raises(LogUnavailable, match="another process"):
                 log.append("s", events(0, b"lost"))
-        assert log.append("s", events(1, b"b")) == [0]  # other partitions are not touched
+        assert log.append("other", events(1, b"b")) == [0]  # other streams are not touched
         assert payloads(log) == [b"a"]
     assert log.append("s", events(0, b"c")) == [1]
     assert embedded(append_timeout_s=2.0).append("s", events(0, b"d")) == [2]  # nobody kept the lock
@@ -298,7 +298,7 @@ def test_a_stopped_appender_costs_its_neighbours_the_time_limit_and_no_more(
 def test_a_locked_database_is_unavailable_and_recovers(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
     log = embedded(append_timeout_s=0.2)
     log.append("s", events(0, b"a"))
-    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "records.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LogUnavailable, match="locked"):
             log.append("s", events(0, b"b"))
@@ -341,7 +341,7 @@ def test_an_append_that_fails_fails_for_everyone_who_waited_with_it(
         except LogUnavailable as error:
             failures.append(error)
 
-    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "records.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         threads = [threading.Thread(target=append) for _ in range(5)]
         for thread in threads:
@@ -360,9 +360,9 @@ def test_an_altered_record_is_corrupt_and_the_ones_before_it_are_not(
 ) -> None:
     log = embedded()
     log.append("s", events(0, b"a", b"b", b"c"))
-    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "records.db", isolation_level=None)) as other:
         value = b"x" if column == "payload" else 2
-        other.execute(f'UPDATE records SET {column} = ? WHERE "offset" = 1', (value,))
+        other.execute(f"UPDATE records SET {column} = ? WHERE key = 1", (value,))
     assert payloads(log) == [b"a"]
     with pytest.raises(LogCorrupt, match="record 1"):
         log.read("s", 0, 1, MANY)
@@ -372,7 +372,7 @@ def test_a_flipped_bit_in_the_file_is_detected(embedded: Callable[..., EmbeddedL
     log = embedded()
     log.append("s", events(0, b"a" * 50_000, b"needle" * 10_000, b"c"))
     log.close()
-    path = tmp_path / "s" / "0.db"
+    path = tmp_path / "s" / "records.db"
     data = bytearray(path.read_bytes())
     data[data.rindex(b"needleneedle")] ^= 4
     path.write_bytes(data)
@@ -385,8 +385,8 @@ def test_a_flipped_bit_in_the_file_is_detected(embedded: Callable[..., EmbeddedL
 def test_a_record_that_vanished_is_corrupt_not_skipped(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
     log = embedded()
     log.append("s", events(0, b"a", b"b", b"c"))
-    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "0.db", isolation_level=None)) as other:
-        other.execute('DELETE FROM records WHERE "offset" = 1')
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "records.db", isolation_level=None)) as other:
+        other.execute("DELETE FROM records WHERE key = 1")
     assert payloads(log) == [b"a"]
     with pytest.raises(LogCorrupt, match="missing"):
         log.read("s", 0, 1, MANY)
@@ -395,7 +395,7 @@ def test_a_record_that_vanished_is_corrupt_not_skipped(embedded: Callable[..., E
 def test_a_file_that_is_no_database_is_corrupt(embedded: Callable[..., EmbeddedLog], tmp_path: Path) -> None:
     log = embedded()
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "0.db").write_bytes(b"not a database, by any means" * 1000)
+    (tmp_path / "s" / "records.db").write_bytes(b"not a database, by any means" * 1000)
     with pytest.raises(LogCorrupt):
         log.read("s", 0, 0, MANY)
     with pytest.raises(LogUnavailable):
@@ -416,13 +416,13 @@ def test_records_survive_reopening(embedded: Callable[..., EmbeddedLog]) -> None
 def test_the_write_ahead_log_does_not_grow_without_bound(
     embedded: Callable[..., EmbeddedLog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_file, "CHECKPOINT_BYTES", 1 << 20)
+    monkeypatch.setattr(streamfile, "CHECKPOINT_BYTES", 1 << 20)
     log, reader = embedded(), embedded()
     position = 0
     for _ in range(400):
         log.append("s", events(0, os.urandom(100_000)))
         position += len(reader.read("s", 0, position, 1 << 20))
-    assert (tmp_path / "s" / "0.db-wal").stat().st_size < 20 << 20  # 40 MB were written
+    assert (tmp_path / "s" / "records.db-wal").stat().st_size < 20 << 20  # 40 MB were written
     assert position == 400
 
 
@@ -437,7 +437,7 @@ def test_the_number_of_partitions_is_fixed_at_first_use(tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "meta.json").write_text(json.dumps({"version": 2, "partitions": 4}))
+    (tmp_path / "meta.json").write_text(json.dumps({"version": 1, "partitions": 4}))
     with pytest.raises(ConfigError, match="format"):
         EmbeddedLog(tmp_path, 4)
 

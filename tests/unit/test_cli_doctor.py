@@ -50,7 +50,7 @@ def test_a_taken_port_is_found_unless_our_own_platform_holds_it(project: Path, m
 
 
 def test_a_clock_behind_the_log_is_found(project: Path) -> None:
-    log = project.parent / "data" / "log" / "plays" / "0.db"
+    log = project.parent / "data" / "log" / "plays" / "records.db"
     log.parent.mkdir(parents=True)
     log.touch()
     clock = ManualClock(SystemClock().now_us() - 3_600_000_000)

@@ -1,8 +1,9 @@
-"""One partition of the embedded log: a SQLite file in WAL mode. Owned by `embedded`; knows no other partition.
+"""One stream of the embedded log: all its partitions in a SQLite file in WAL mode. Owned by `embedded`.
 
-Appenders of all processes take turns by a file lock, so that nobody ever polls for SQLite's own lock; appends of
-threads that wait meanwhile are committed together by whoever gets the lock. A commit is on disk when it returns
-(`synchronous=FULL`). Whatever goes wrong, the connection is thrown away: SQLite rolls back, the next one starts clean.
+One file, so that an append to many partitions is one transaction and one fsync (ADR 11). Appenders of all processes
+take turns by a file lock, so that nobody ever polls for SQLite's own lock; appends of threads that wait meanwhile are
+committed together by whoever gets the lock. A commit is on disk when it returns (`synchronous=FULL`). Whatever goes
+wrong, the connection is thrown away: SQLite rolls back, the next one starts clean.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class _Append:
         self.error: Exception | None = None
 
 
-class PartitionFile:
-    """The records of one partition in `path`; safe to use from several threads and processes."""
+class StreamFile:
+    """The records of one stream in `path`; safe to use from several threads and processes."""
 
     def __init__(self, path: Path, name: str, clock: Clock, timeout_s: float) -> None:
         """`name` is for messages. Nothing is created before the first append; appends give up after `timeout_s`."""
@@ -67,7 +68,7 @@ class PartitionFile:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry]) -> list[int]:
-        """Append together, in order; returns offsets after fsync. Raises LogUnavailable within the time limit."""
+        """Append all or nothing, in order; returns offsets after fsync. Raises LogUnavailable within the time limit."""
         mine = _Append(entries)
         self._waiting.append(mine)
         try:
@@ -83,19 +84,21 @@ class PartitionFile:
             raise LogUnavailable(f"{self.name}: append: {mine.error}") from mine.error
         return mine.offsets
 
-    def trim(self, before_offset: int, older_than_us: int) -> int:
-        """Delete records below `before_offset` ingested before `older_than_us`; returns how many."""
+    def trim(self, partition: int, before_offset: int, older_than_us: int) -> int:
+        """Delete records of `partition` below `before_offset` ingested before `older_than_us`; returns how many."""
         if not self.path.exists():
             return 0
         try:
-            first, end = self.bounds()
+            first, end = self.bounds(partition)
             with self._reading() as reader:
-                ingested_at_us = partial(database.ingested_at_us, reader)  # a dozen look-ups instead of a scan
+                ingested_at_us = partial(
+                    database.ingested_at_us, reader, partition
+                )  # a dozen look-ups instead of a scan
                 upto = max(first, min(before_offset, end))
                 cut = bisect_left(range(end), older_than_us, first, upto, key=ingested_at_us)
             for step in range(first, cut, TRIM_STEP):
                 with self._turn():
-                    self._delete(min(step + TRIM_STEP, cut))
+                    self._delete(partition, min(step + TRIM_STEP, cut))
             return cut - first
         except (sqlite3.Error, OSError) as error:
             raise LogUnavailable(f"{self.name}: trim: {error}") from error
@@ -136,21 +139,25 @@ class PartitionFile:
     def _insert(self, group: Sequence[_Append]) -> None:
         writer = self._open_writer()
         writer.execute("BEGIN IMMEDIATE")
-        offset, last_us = database.end(writer)
-        now_us = max(self._clock.now_us(), last_us)
+        now_us = self._clock.now_us()
+        ends: dict[int, tuple[int, int]] = {}  # partition → next offset, its time of ingestion
         for append in group:
-            first = offset
+            append.offsets = []
             for entry in append.entries:
-                database.insert(writer, offset, now_us, entry)
-                offset += 1
+                if entry.partition not in ends:
+                    offset, last_us = database.end(writer, entry.partition)
+                    ends[entry.partition] = offset, max(now_us, last_us)
+                offset, ingested_at_us = ends[entry.partition]
+                database.insert(writer, offset, ingested_at_us, entry)
+                ends[entry.partition] = offset + 1, ingested_at_us
+                append.offsets.append(offset)
                 self._unwritten_back += len(entry.payload) + database.PAGE_BYTES
-            append.offsets = list(range(first, offset))
         writer.execute("COMMIT")
 
-    def _delete(self, before: int) -> None:
+    def _delete(self, partition: int, before: int) -> None:
         writer = self._open_writer()
         writer.execute("BEGIN IMMEDIATE")
-        database.delete(writer, before)
+        database.delete(writer, partition, before)
         writer.execute("COMMIT")
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -169,45 +176,46 @@ class PartitionFile:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def read(self, offset: int, max_bytes: int) -> list[Record]:
-        """Records from `offset` on, at least one if there is one, then up to `max_bytes` of payload."""
+    def read(self, partition: int, offset: int, max_bytes: int) -> list[Record]:
+        """Records of `partition` from `offset` on, at least one if there is one, then up to `max_bytes` of payload."""
         if not self.path.exists():
-            return self._none_at(offset, Bounds(0, 0))
+            return self._none_at(partition, offset, Bounds(0, 0))
         with self._reading() as reader:
             reader.execute("BEGIN")  # one snapshot, so that "no such record" and the bounds agree
-            rows = database.select(reader, offset, max_bytes)
-            bounds = database.bounds(reader) if not rows or rows[0][0] != offset else None
+            rows = database.select(reader, partition, offset, max_bytes)
+            none = not rows or rows[0][0] != database.key(partition, offset)
+            bounds = database.bounds(reader, partition) if none else None
             reader.execute("COMMIT")
         if bounds is not None:
-            return self._none_at(offset, bounds)
+            return self._none_at(partition, offset, bounds)
         records: list[Record] = []
         try:
             for row in rows:
-                records.append(self._checked(row, offset + len(records)))
+                records.append(self._checked(row, partition, offset + len(records)))
         except LogCorrupt:
             if not records:
                 raise
         return records  # those before a corrupt one are good; the next read stops at it
 
-    def bounds(self) -> Bounds:
-        """The offsets held now; (0, 0) if never written."""
+    def bounds(self, partition: int) -> Bounds:
+        """The offsets of `partition` held now; (0, 0) if never written."""
         if not self.path.exists():
             return Bounds(0, 0)
         with self._reading() as reader:
-            return database.bounds(reader)
+            return database.bounds(reader, partition)
 
-    def _checked(self, row: database.Row, expected: int) -> Record:
-        if row[0] != expected:
-            raise LogCorrupt(f"{self.name}: record {expected} is missing, {row[0]} follows; nothing is skipped")
+    def _checked(self, row: database.Row, partition: int, expected: int) -> Record:
+        if row[0] != database.key(partition, expected):
+            raise LogCorrupt(f"{self.name}/{partition}: record {expected} is missing; nothing is skipped")
         record = database.record(row)
         if record is None:
-            raise LogCorrupt(f"{self.name}: record {expected}: checksum mismatch; the partition stops here")
+            raise LogCorrupt(f"{self.name}/{partition}: record {expected}: checksum mismatch; the partition stops here")
         return record
 
-    def _none_at(self, offset: int, bounds: Bounds) -> list[Record]:
+    def _none_at(self, partition: int, offset: int, bounds: Bounds) -> list[Record]:
         if offset == bounds.end:
             return []
-        held = f"{self.name}: offset {offset} is not in the log, which holds [{bounds.first}, {bounds.end})"
+        held = f"{self.name}/{partition}: offset {offset} is not in the log, which holds [{bounds.first}, {bounds.end})"
         if bounds.first <= offset < bounds.end:
             raise LogCorrupt(f"{held}, but this record is missing")
         raise OffsetOutOfRange(held)
