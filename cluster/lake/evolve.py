@@ -70,10 +70,11 @@ def _evolve_partitions(table: Table, spec: TableSpec) -> None:
                 update.remove_field(name)
         for name, field in wanted.items():
             if name not in present:
-                update.add_field(field.path.column, parse_transform(_transform(field)), name)
+                update.add_field(field.path.column, parse_transform(transform_text(field)), name)
 
 
-def _transform(field: PartitionField) -> str:
+def transform_text(field: PartitionField) -> str:
+    """The transform as Iceberg writes it, such as `bucket[16]`."""
     return f"{field.transform}[{field.size}]" if field.size else field.transform
 
 

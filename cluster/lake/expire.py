@@ -15,7 +15,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
-from cluster.lake.commit import OneShot
+from cluster.lake.attempts import OneShot
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ can tell it by these two facts and delete it. Nothing here ever deletes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +21,10 @@ from pyiceberg.io.pyarrow import (
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.schema import sanitize_column_names
 from pyiceberg.table import Table
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.typedef import Record
 
-from cluster.lake.partition import split
+from cluster.lake.partition import Part, split
 from cluster.lake.shape import file_schema, shape
 
 ROW_GROUP_ROWS = 131_072  # what a scan skips by statistics, and hands to one thread
@@ -37,13 +37,13 @@ class FileWriter:
 
     def __init__(self, table: Table, file_bytes_max: int, writer: str, numbers: Iterator[int]) -> None:
         """`writer` and `numbers` make file names unique."""
-        self._table = table
+        self.table = table
         self._schema = sanitize_column_names(table.schema())
-        self._arrow = file_schema(self._schema)
+        self.arrow = file_schema(self._schema)
         self._ids = parquet_path_to_id_mapping(self._schema)
         self._plan = compute_statistics_plan(self._schema, table.properties)
-        self._options = _parquet_options(self._arrow, list(self._ids), table.properties)
-        self._file_bytes_max = file_bytes_max
+        self.options = _parquet_options(self.arrow, list(self._ids), table.properties)
+        self.file_bytes_max = file_bytes_max
         self._writer = writer
         self._numbers = numbers
 
@@ -51,38 +51,47 @@ class FileWriter:
         """Sorted files, one or more per partition, each at most about file_bytes_max; durable on return."""
         if not rows.num_rows:
             return []
-        shaped = shape(rows, self._arrow)
-        parts = split(shaped, self._schema, self._table.spec(), self._table.sort_order())
-        return [file for part in parts for file in self._write_part(part.key, part.rows)]
+        return [file for part in self.split(self.shape(rows)) for file in self._write_part(part.key, part.rows)]
+
+    def shape(self, rows: pa.Table) -> pa.Table:
+        """`rows` as files have them; raises ValueError for columns that do not fit."""
+        return shape(rows, self.arrow)
+
+    def split(self, shaped: pa.Table, *, ordered: bool = True) -> Iterator[Part]:
+        """The rows of each partition, in the table's sort order where `ordered`."""
+        order = self.table.sort_order() if ordered else UNSORTED_SORT_ORDER
+        return split(shaped, self._schema, self.table.spec(), order)
 
     def _write_part(self, key: Record, rows: pa.Table) -> Iterator[DataFile]:
-        groups = iter(_row_groups(rows, min(ROW_GROUP_BYTES, self._file_bytes_max)))
-        for first in groups:
-            yield self._write_file(key, itertools.chain([first], groups))
+        file: OpenFile | None = None
+        try:
+            for group in row_groups(rows, min(ROW_GROUP_BYTES, self.file_bytes_max)):
+                file = file or self.open(key)
+                file.write(group)
+                if file.size >= self.file_bytes_max:
+                    yield file.close()
+                    file = None
+            if file:
+                yield file.close()
+        except OSError:
+            if file:
+                file.abandon()
+            raise
 
-    def _write_file(self, key: Record, groups: Iterator[pa.Table]) -> DataFile:
-        """Take row groups until the file is large enough."""
-        location = self._location(key)
-        with self._table.io.new_output(location).create() as stream:
-            with pq.ParquetWriter(stream, self._arrow, **self._options) as parquet:
-                for group in groups:
-                    parquet.write_table(group, row_group_size=ROW_GROUP_ROWS)
-                    if stream.tell() >= self._file_bytes_max:
-                        break
-            size = stream.tell()
-        if len(self._table.io.new_input(location)) != size:
-            raise OSError(f"{location} is shorter than the {size} bytes written")
-        return self._data_file(location, size, key, parquet.writer.metadata)
+    def open(self, key: Record) -> OpenFile:
+        """A new file of the partition `key`."""
+        return OpenFile(self, self._location(key), key)
 
     def _location(self, key: Record) -> str:
         name = f"{self._writer}-{next(self._numbers):08d}.parquet"
-        spec = self._table.spec()
+        spec = self.table.spec()
         if spec.fields:
             path = spec.partition_to_path(key, self._schema)
             name = "/".join([*(_shortened(part) for part in path.split("/")), name])
-        return self._table.location_provider().new_data_location(name)
+        return self.table.location_provider().new_data_location(name)
 
-    def _data_file(self, location: str, size: int, key: Record, metadata: pq.FileMetaData) -> DataFile:
+    def describe(self, location: str, size: int, key: Record, metadata: pq.FileMetaData) -> DataFile:
+        """The finished file as a commit needs it."""
         statistics = data_file_statistics_from_parquet_metadata(metadata, self._plan, self._ids)
         file = DataFile.from_args(
             content=DataFileContent.DATA,
@@ -92,11 +101,47 @@ class FileWriter:
             file_size_in_bytes=size,
             **statistics.to_serialized_dict(),
         )
-        file.spec_id = self._table.spec().spec_id
+        file.spec_id = self.table.spec().spec_id
         return file
 
 
-def _row_groups(rows: pa.Table, bytes_max: int) -> Iterator[pa.Table]:
+class OpenFile:
+    """A Parquet file that takes row groups until it is closed; durable then."""
+
+    def __init__(self, writer: FileWriter, location: str, key: Record) -> None:
+        """Use `FileWriter.open`."""
+        self._writer = writer
+        self._key = key
+        self.location = location
+        self._stream = writer.table.io.new_output(location).create()
+        self._parquet = pq.ParquetWriter(self._stream, writer.arrow, **writer.options)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._stream.tell()
+
+    def write(self, group: pa.Table) -> None:
+        """Append one row group."""
+        self._parquet.write_table(group, row_group_size=ROW_GROUP_ROWS)
+
+    def close(self) -> DataFile:
+        """The finished file; raises OSError where it is not whole."""
+        self._parquet.close()
+        size = self._stream.tell()
+        self._stream.close()
+        if len(self._writer.table.io.new_input(self.location)) != size:
+            raise OSError(f"{self.location} is shorter than the {size} bytes written")
+        return self._writer.describe(self.location, size, self._key, self._parquet.writer.metadata)
+
+    def abandon(self) -> None:
+        """Close the file as it is, for nobody will read it."""
+        self._parquet.is_open = False  # nothing more is written, not even a footer
+        self._stream.close()
+
+
+def row_groups(rows: pa.Table, bytes_max: int) -> Iterator[pa.Table]:
+    """`rows` in pieces for one row group each."""
     count = max(1, min(ROW_GROUP_ROWS, bytes_max * rows.num_rows // max(1, rows.nbytes)))
     return (rows.slice(start, count) for start in range(0, rows.num_rows, count))
 

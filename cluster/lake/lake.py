@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, LessThan
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
@@ -28,7 +29,11 @@ from cluster.lake.commit import commit
 from cluster.lake.evolve import ensure_table
 from cluster.lake.expire import Expiry
 from cluster.lake.files import FileWriter
+from cluster.lake.filestream import SORT_BYTES, FileStream
+from cluster.lake.outputs import ensure_output
 from cluster.lake.progress import decode
+from cluster.lake.replace import Change, drop, forward, keep, replace
+from cluster.lake.scan import Pinned
 from cluster.lake.tables import table_specs
 
 
@@ -63,6 +68,13 @@ class Lake:
                 ensure_table(self._catalog, str(self.config.file), spec)
         self._writers.clear()
 
+    def ensure_output(
+        self, name: str, schema: pa.Schema, partition_by: Sequence[str] = (), sort_by: Sequence[str] = ()
+    ) -> None:
+        """Create the table `name` of a job, or add columns, so that rows of `schema` fit; raises ConfigError."""
+        file, layout = str(self.config.file), (tuple(partition_by), tuple(sort_by))
+        ensure_output(self._catalog, self.find, file, name, schema, *layout)
+
     def tables(self) -> list[str]:
         """Names of all tables, `stream.table`, sorted."""
         namespaces = self._catalog.list_namespaces()
@@ -77,6 +89,18 @@ class Lake:
             known = self._tables[table] = self._catalog.load_table(table)
         return copy.copy(known)  # a commit changes the object it was made with
 
+    def find(self, table: str) -> Table | None:
+        """The table as `load` has it; None where there is none."""
+        try:
+            return self.load(table)
+        except NoSuchTableError:
+            return None
+
+    def pin(self, table: str, snapshot: int | str | None = None) -> Pinned:
+        """The table for reading, now or at a snapshot or branch; raises ValueError where there is no such snapshot."""
+        pinned = Pinned(table, self.load(table))
+        return pinned if snapshot is None else pinned.at(snapshot)
+
     def write(self, table: str, rows: pa.Table) -> list[DataFile]:
         """Parquet files of `rows` for `table`: zstd, sorted, one or more per partition, durable, not yet committed.
 
@@ -85,9 +109,15 @@ class Lake:
         """
         writer = self._writers.get(table)
         if writer is None:
-            limit = self.config.lake.file_bytes_max
-            writer = self._writers[table] = FileWriter(self.load(table), limit, self._writer, self._numbers)
+            writer = self._writers[table] = self._new_writer(table)
         return writer.write(rows)
+
+    def _new_writer(self, table: str) -> FileWriter:
+        return FileWriter(self.load(table), self.config.lake.file_bytes_max, self._writer, self._numbers)
+
+    def stream(self, table: str, sort_bytes: int = SORT_BYTES) -> FileStream:
+        """A writer of any number of rows into files for `table` as it is now, not yet committed."""
+        return FileStream(self._new_writer(table), sort_bytes)
 
     def commit(self, table: str, files: Sequence[DataFile], begins: Mapping[str, int], ends: Mapping[str, int]) -> bool:
         """Append `files` and move the table's progress from `begins` to `ends` in one snapshot, exactly once.
@@ -96,6 +126,25 @@ class Lake:
         where the outcome could not be read back, ValueError where progress does not move.
         """
         return commit(lambda: self.load(table), files, begins, ends)
+
+    def replace(self, table: str, change: Change) -> int:
+        """Swap files of `table` for others in one snapshot, exactly once beside any appends; returns its id.
+
+        Raises CommitFailed where a file that goes is there no longer, or the table moved on: plan again.
+        """
+        return replace(lambda: self.load(table), change)
+
+    def forward(self, table: str, branch: str, properties: Mapping[str, str]) -> int:
+        """Make main what was staged on `branch`, and set `properties`; raises CommitFailed where main moved on."""
+        return forward(lambda: self.load(table), branch, properties)
+
+    def keep_branch(self, table: str, branch: str, name: str, age_ms: int) -> int:
+        """Let what was staged on `branch` stay readable as `name` for `age_ms`."""
+        return keep(lambda: self.load(table), branch, name, age_ms)
+
+    def drop_branch(self, table: str, branch: str) -> None:
+        """Forget what was staged on `branch`."""
+        drop(lambda: self.load(table), branch)
 
     def progress(self, table: str) -> dict[str, int]:
         """How far the table is, fresh from the catalog; absent keys were never committed."""

@@ -76,10 +76,15 @@ def check_layout(where: str, stream: Stream) -> Layout:
     """The layout of the stream's `events` table; raises ConfigError at `where` (`…streams.NAME.lake`) and the key."""
     columns = pa.schema([*stream.events.arrow, *SYSTEM_COLUMNS])
     config = stream.config.lake
-    partitions = _each(f"{where}.partition_by", config.partition_by, lambda text: _partition(text, columns))
+    return parse_layout(where, columns, config.partition_by, config.sort_by)
+
+
+def parse_layout(where: str, columns: pa.Schema, partition_by: tuple[str, ...], sort_by: tuple[str, ...]) -> Layout:
+    """The layout of a table with `columns`; raises ConfigError at `where` and the key."""
+    partitions = _each(f"{where}.partition_by", partition_by, lambda text: _partition(text, columns))
     if twice := _repeated([field.name for field in partitions]):
         raise ConfigError(f"{where}.partition_by", f"{twice} is named twice")
-    return Layout(partitions, _each(f"{where}.sort_by", config.sort_by, lambda text: _sort(text, columns)))
+    return Layout(partitions, _each(f"{where}.sort_by", sort_by, lambda text: _sort(text, columns)))
 
 
 def _each(where: str, texts: tuple[str, ...], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -42,7 +42,7 @@ def tiers(manifests: Iterable[ManifestFile]) -> tuple[dict[Tier, list[ManifestFi
     groups: defaultdict[Tier, list[ManifestFile]] = defaultdict(list)
     rest = []
     for manifest in manifests:
-        files = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+        files = live_files(manifest)
         if manifest.content == ManifestContent.DATA and files < FILES_MAX:
             groups[manifest.partition_spec_id, int(files >= MERGE_COUNT)].append(manifest)
         else:
@@ -50,3 +50,8 @@ def tiers(manifests: Iterable[ManifestFile]) -> tuple[dict[Tier, list[ManifestFi
     full = {tier: group for tier, group in groups.items() if len(group) >= MERGE_COUNT}
     rest += [manifest for tier, group in groups.items() if tier not in full for manifest in group]
     return full, rest
+
+
+def live_files(manifest: ManifestFile) -> int:
+    """How many files of the manifest belong to the table."""
+    return (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)

@@ -8,13 +8,13 @@ table by table.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from pyiceberg.exceptions import NoSuchTableError, RESTError
-from pyiceberg.table import StaticTable
+from pyiceberg.table import StaticTable, Table
 
 from cluster.config import Config
 from cluster.lake.scan import Pinned
@@ -28,7 +28,7 @@ _ATTEMPTS = (
 
 
 class Snapshots(Protocol):
-    """The lake as readers see it."""
+    """The lake as readers see it. `stream.table@name` is the table at a snapshot's id, a branch or a tag."""
 
     def names(self) -> list[str]:
         """Every table as `stream.table`, sorted; raises OSError where the catalog cannot be read."""
@@ -56,11 +56,12 @@ class _SqliteSnapshots:
         return sorted(self._locations())
 
     def pin(self, names: Iterable[str]) -> dict[str, Pinned]:
-        wanted = set(names)
+        wanted = list(names)
         for attempt in range(1, _ATTEMPTS + 1):
             locations = self._locations()
             try:
-                return {n: Pinned(n, StaticTable.from_metadata(at)) for n, at in locations.items() if n in wanted}
+                found = {table: _open(locations[table]) for table in {_table(n) for n in wanted} & locations.keys()}
+                return _pinned(wanted, found)
             except FileNotFoundError:
                 if attempt == _ATTEMPTS:
                     raise
@@ -98,11 +99,33 @@ class _CatalogSnapshots:
             return sorted(".".join(name) for space in namespaces for name in self._catalog.list_tables(space))
 
     def pin(self, names: Iterable[str]) -> dict[str, Pinned]:
-        pinned = {}
-        for name in names:
+        wanted = list(names)
+        found: dict[str, Table] = {}
+        for name in {_table(name) for name in wanted}:
             with _readable(), suppress(NoSuchTableError):
-                pinned[name] = Pinned(name, self._catalog.load_table(name))
-        return pinned
+                found[name] = self._catalog.load_table(name)
+        return _pinned(wanted, found)
+
+
+def _open(location: str) -> Table:
+    return StaticTable.from_metadata(location)
+
+
+def _table(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _pinned(names: Iterable[str], tables: Mapping[str, Table]) -> dict[str, Pinned]:
+    """The named tables, each under the name it was asked for; without those that are not there."""
+    pinned = {}
+    for name in names:
+        table, _, ref = name.partition("@")
+        if table not in tables:
+            continue
+        with suppress(ValueError):
+            there = Pinned(name, tables[table])
+            pinned[name] = there.at(int(ref) if ref.isdecimal() else ref) if ref else there
+    return pinned
 
 
 @contextmanager

@@ -6,7 +6,7 @@ predicate may be true, whatever happens to the table meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -90,6 +90,30 @@ class ScanPlan:
         scan = ArrowScan(self._table.metadata, self._table.io, schema, AlwaysTrue())
         yield from scan.to_record_batches(self._tasks)
 
+    @property
+    def data_files(self) -> tuple[DataFile, ...]:
+        """The planned files with their partitions and statistics, in the order of `files`."""
+        return tuple(task.file for task in self._tasks)
+
+    def only(self, chosen: Callable[[DataFile], bool]) -> ScanPlan:
+        """The part of the plan in the files that are `chosen`."""
+        return _plan(self._table, self._schema, self.flat, (task for task in self._tasks if chosen(task.file)))
+
+
+def _plan(table: Table, schema: Schema, flat: bool, tasks: Iterable[FileScanTask]) -> ScanPlan:
+    tasks = tuple(sorted(tasks, key=lambda task: task.file.file_path))
+    files = tuple(_path(task.file.file_path) for task in tasks)
+    return ScanPlan(
+        files=files,
+        rows=sum(task.file.record_count for task in tasks),
+        bytes=sum(task.file.file_size_in_bytes for task in tasks),
+        local=all("://" not in file for file in files) and not any(task.delete_files for task in tasks),
+        flat=flat,
+        _table=table,
+        _schema=schema,
+        _tasks=tasks,
+    )
+
 
 class Pinned:
     """A table at the snapshot it had when it was pinned."""
@@ -113,10 +137,13 @@ class Pinned:
             return decode(self._snapshot.summary.additional_properties)
         return decode(self._table.properties)
 
-    def at(self, snapshot: int | datetime) -> Pinned:
-        """The table at the snapshot of this id, or as it was at an instant; raises ValueError."""
+    def at(self, snapshot: int | str | datetime) -> Pinned:
+        """The table at a snapshot (id, or name of a branch or tag), or as it was at an instant; raises ValueError."""
         kept = self._table.metadata.snapshots
-        if isinstance(snapshot, int):
+        if isinstance(snapshot, str):
+            refs = self._table.metadata.refs
+            found = self._table.snapshot_by_name(snapshot) if snapshot in refs else None
+        elif isinstance(snapshot, int):
             found = self._table.snapshot_by_id(snapshot)
         else:
             found = self._table.snapshot_as_of_timestamp(round(snapshot.timestamp() * 1000))
@@ -152,18 +179,14 @@ class Pinned:
 
     def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
         """The files that may hold rows for which `predicate` is true; raises OSError where manifests cannot be read."""
-        tasks = sorted(self._scan(predicate).plan_files(), key=lambda task: task.file.file_path)
-        files = tuple(_path(task.file.file_path) for task in tasks)
-        return ScanPlan(
-            files=files,
-            rows=sum(task.file.record_count for task in tasks),
-            bytes=sum(task.file.file_size_in_bytes for task in tasks),
-            local=all("://" not in file for file in files) and not any(task.delete_files for task in tasks),
-            flat=self._flat,
-            _table=self._table,
-            _schema=self._schema,
-            _tasks=tuple(tasks),
-        )
+        return self._planned(self._scan(predicate).plan_files())
+
+    def over(self, files: Iterable[DataFile]) -> ScanPlan:
+        """A plan of data files that were written for this table, whether or not they are committed."""
+        return self._planned(FileScanTask(file) for file in files)
+
+    def _planned(self, tasks: Iterable[FileScanTask]) -> ScanPlan:
+        return _plan(self._table, self._schema, self._flat, tasks)
 
     def _scan(self, predicate: p.Predicate) -> DataScan:
         scan = self._table.scan(_expression(predicate), snapshot_id=self.snapshot_id if self._earlier else None)

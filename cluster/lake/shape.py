@@ -13,20 +13,20 @@ from pyiceberg.schema import Schema, make_compatible_name
 
 def file_schema(schema: Schema) -> pa.Schema:
     """The Arrow schema of a file, with field ids; `schema` has file-safe names already (`sanitize_column_names`)."""
-    return pa.schema([_narrow(field) for field in schema_to_pyarrow(schema, include_field_ids=True)])
+    return pa.schema([narrow(field) for field in schema_to_pyarrow(schema, include_field_ids=True)])
 
 
-def _narrow(field: pa.Field) -> pa.Field:
-    """With 32-bit offsets, as the events have them: a batch is far below 2 GiB, and widening would copy."""
+def narrow(field: pa.Field) -> pa.Field:
+    """`field` with 32-bit offsets, as the events have them: a batch is far below 2 GiB, and widening would copy."""
     kind = field.type
     if pa.types.is_large_string(kind):
         kind = pa.string()
     elif pa.types.is_large_binary(kind):
         kind = pa.binary()
     elif pa.types.is_struct(kind):
-        kind = pa.struct([_narrow(child) for child in kind.fields])
+        kind = pa.struct([narrow(child) for child in kind.fields])
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = pa.list_(_narrow(kind.value_field))
+        kind = pa.list_(narrow(kind.value_field))
     return field.with_type(kind)
 
 

@@ -15,7 +15,7 @@ import pytest
 from pyiceberg.exceptions import CommitFailedException
 
 from cluster.errors import CommitFailed, CommitUnknown
-from cluster.lake import commit as commit_module
+from cluster.lake import attempts
 from cluster.lake.lake import Lake
 from cluster.lake.progress import NEVER, PROPERTY
 from tests.lake_tables import EVENTS, catalog_commits, event_rows, in_thread, make_config, make_lake, make_stream, race
@@ -28,7 +28,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit_module, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(attempts, "BACKOFF_S", 0.001)
 
 
 def numbers(lake: Lake) -> list[int]:
