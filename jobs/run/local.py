@@ -1,0 +1,131 @@
+"""Runs attempts in child processes of this one: for `eagleray job run` where no cluster is asked for.
+
+Starting Ray takes longer than most jobs (docs/adr/0010-jobs-run-in-children-or-on-ray.md). A child serves many
+attempts, one at a time; one that dies or is stopped is replaced. Children end with their parent, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cluster.config import Config
+from jobs.run.board import Capacity
+from jobs.run.failure import death_of
+from jobs.run.machine import machine_capacity
+from jobs.run.outcome import Ending
+from jobs.run.pipe import receive, send
+from jobs.run.scratch import make_scratch, sweep
+from jobs.run.workers import Task, Work
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    requests: IO[bytes]
+    answers: IO[bytes]
+    scratch: Path
+    task: Task | None = None
+
+
+class LocalWorkers:
+    """Child processes, as many as attempts run at once."""
+
+    def __init__(self, config: Config, work: Work | None = None) -> None:
+        """Children are started when they are needed."""
+        self._config = config
+        self._work = work
+        self._capacity = machine_capacity(config)
+        self._idle: list[_Child] = []
+        self._busy: dict[str, _Child] = {}
+        self._selector = selectors.DefaultSelector()
+        sweep(config)
+
+    @property
+    def capacity(self) -> Capacity:
+        """What may run at once on this machine."""
+        return self._capacity
+
+    def largest(self) -> Capacity:
+        """One attempt may have all of the machine."""
+        return self._capacity
+
+    def start(self, task: Task) -> None:
+        """Give the attempt to an idle child, or to a new one."""
+        child = self._idle.pop() if self._idle else self._spawn()
+        child.task = task
+        self._busy[task.key] = child
+        self._selector.register(child.answers, selectors.EVENT_READ, child)
+        try:
+            send(child.requests, task)
+        except BrokenPipeError:
+            pass  # it died while idle: `wait` finds its end
+
+    def wait(self, timeout_s: float | None) -> Sequence[tuple[str, Ending]]:
+        """The attempts that ended; returns as soon as there are any."""
+        ended = []
+        for found, _ in self._selector.select(timeout_s):
+            child: _Child = found.data
+            task = child.task
+            assert task
+            answer = receive(child.answers)
+            self._release(task.key)
+            if answer is None:
+                answer = death_of(task.job, task.log, self._end(child))
+            else:
+                self._idle.append(child)
+            ended.append((task.key, answer))
+        return ended
+
+    def stop(self, key: str) -> None:
+        """Kill the attempt's process."""
+        if key in self._busy:
+            self._end(self._release(key))
+
+    def close(self) -> None:
+        """Kill every child."""
+        for key in list(self._busy):
+            self.stop(key)
+        while self._idle:
+            self._end(self._idle.pop())
+        self._selector.close()
+
+    def _spawn(self) -> _Child:
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        # -P: a folder named jobs/ in the current directory must not stand in for ours.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "jobs.run.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert process.stdin and process.stdout
+        child = _Child(process, process.stdin, process.stdout, make_scratch(self._config))
+        send(child.requests, (self._config, child.scratch, self._work))
+        return child
+
+    def _release(self, key: str) -> _Child:
+        child = self._busy.pop(key)
+        self._selector.unregister(child.answers)
+        child.task = None
+        return child
+
+    def _end(self, child: _Child) -> int:
+        child.process.kill()
+        code = child.process.wait()
+        for stream in (child.requests, child.answers):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass  # what was still in the buffer
+        shutil.rmtree(child.scratch, ignore_errors=True)
+        return code

@@ -1,0 +1,77 @@
+"""What a run will do: jobs for periods, and which has to come before which. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from hashlib import blake2b
+
+from jobs.model import Job
+from jobs.period import Period
+from jobs.project.graph import Graph
+from jobs.schedule.ticks import periods_of_day
+
+
+@dataclass(frozen=True)
+class Node:
+    """A job for a period. `key` is its name within the run."""
+
+    job: Job
+    period: Period
+    needs: frozenset[str] = frozenset()  # keys of nodes that have to succeed before
+
+    @property
+    def key(self) -> str:
+        """`job@period`."""
+        return key_of(self.job.name, self.period)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes of a run in an order that runs. `what` is the selection in the user's words, such as `--all`."""
+
+    what: str
+    date: str
+    nodes: Sequence[Node]
+    done: Mapping[str, str] = field(default_factory=dict)  # key → the run that did it: not run again
+
+
+def key_of(job: str, period: Period) -> str:
+    """A node's name within its run."""
+    return f"{job}@{period.label}"
+
+
+def plan(graph: Graph, jobs: Mapping[str, Job], periods: Mapping[str, Iterable[Period]], what: str, date: str) -> Plan:
+    """Nodes for `periods` of each job: each after those of the jobs it needs that overlap it in time.
+
+    Periods of an incremental job run in order, since each goes on from where the one before has read to.
+    """
+    nodes: dict[str, list[Node]] = {}
+    for name in graph.order():
+        if name not in periods:
+            continue
+        nodes[name] = []
+        for period in sorted(periods[name]):
+            needs = {
+                node.key
+                for other in graph.needs(name)
+                for node in nodes.get(other, ())
+                if node.period.start < period.end and period.start < node.period.end
+            }
+            if jobs[name].mode == "incremental" and nodes[name]:
+                needs.add(nodes[name][-1].key)
+            nodes[name].append(Node(jobs[name], period, frozenset(needs)))
+    return Plan(what, date, [node for name in graph.order() for node in nodes.get(name, ())])
+
+
+def day_periods(jobs: Iterable[Job], day: date, timezone: str) -> dict[str, list[Period]]:
+    """By job, what a run for the calendar date `day` is about."""
+    return {job.name: periods_of_day(job.schedule, day, timezone) for job in jobs}
+
+
+def fingerprint(job: Job) -> str:
+    """Changes whenever the job as written does: a result of another fingerprint is not this job's."""
+    text = job.source.sql if job.source.sql is not None else job.source.file.read_text()
+    parts = (text, job.output, job.mode, job.engine, job.inputs, job.key, job.partition_by, job.sort_by)
+    return blake2b(repr((parts, [check.name for check in job.checks])).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,123 @@
+"""Ticks of a schedule and their periods: no gap, no overlap, each once, whatever the clocks do."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice, pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.model import Schedule
+from jobs.schedule.ticks import last_period, periods_of_day, ticks, ticks_between, whole_days
+
+BERLIN = "Europe/Berlin"
+ZONES = ["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kathmandu"]
+HOUR = timedelta(hours=1)
+CRONS = st.one_of(
+    st.builds("{} {} * * *".format, st.integers(0, 59), st.integers(0, 23)),
+    st.builds("{} */{} * * *".format, st.integers(0, 59), st.integers(1, 6)),
+    st.builds("*/{} * * * *".format, st.integers(5, 59)),
+    st.builds("{} {} * * {}".format, st.integers(0, 59), st.integers(0, 23), st.integers(0, 6)),
+    st.builds("{} {} {} * *".format, st.integers(0, 59), st.integers(0, 23), st.integers(1, 31)),
+    st.builds("{} 1,2,3 * * *".format, st.sampled_from(["0", "30", "0,30"])),
+)
+AFTER = st.integers(0, 270 * 24 * 60).map(lambda minutes: datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=minutes))
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@settings(deadline=None, max_examples=100)
+@given(cron=CRONS, zone=st.sampled_from(ZONES), after=AFTER)
+def test_periods_follow_one_another_without_gap_or_overlap(cron: str, zone: str, after: datetime) -> None:
+    found = list(islice(ticks(Schedule(cron, zone), after), 12))
+    assert all(tick.at > after and tick.period.start < tick.period.end <= tick.at for tick in found)
+    assert all(a.at < b.at and a.period.end == b.period.start for a, b in pairwise(found))
+    assert len({tick.period.label for tick in found}) == len(found)
+
+
+@settings(deadline=None, max_examples=70)
+@given(cron=CRONS, zone=st.sampled_from(ZONES), after=AFTER, ahead=st.integers(1, 20_000))
+def test_ticks_are_the_same_from_wherever_one_looks(cron: str, zone: str, after: datetime, ahead: int) -> None:
+    schedule = Schedule(cron, zone)
+    middle = after + timedelta(minutes=ahead)
+    end = middle + timedelta(days=3)
+    whole = ticks_between(schedule, after, end)
+    assert whole == ticks_between(schedule, after, middle) + ticks_between(schedule, middle, end)
+
+
+@settings(deadline=None, max_examples=70)
+@given(cron=CRONS, zone=st.sampled_from(ZONES), day=st.dates(date(2026, 3, 1), date(2026, 11, 30)))
+def test_a_days_periods_are_those_that_the_schedule_makes(cron: str, zone: str, day: date) -> None:
+    schedule = Schedule(cron, zone)
+    start = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    made = {tick.period for tick in ticks_between(schedule, start - timedelta(days=40), start + timedelta(days=70))}
+    found = periods_of_day(schedule, day, "UTC")
+    assert set(found) <= made
+    if whole_days(cron):
+        assert len(found) == 1 and found[0].start <= start < found[0].end
+    else:
+        assert all(period.day == day for period in found)
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-06-01", 24)])
+def test_a_day_on_which_the_clocks_change_is_one_period(day: str, hours: int) -> None:
+    schedule = Schedule("0 2 * * *", BERLIN)
+    (period,) = periods_of_day(schedule, date.fromisoformat(day), "UTC")
+    assert (period.label, period.end - period.start) == (day, hours * HOUR)
+
+
+def test_a_local_time_that_is_skipped_ticks_once_after_the_gap() -> None:
+    found = ticks_between(Schedule("30 2 * * *", BERLIN), utc("2026-03-28T12:00"), utc("2026-03-30T12:00"))
+    assert [(tick.at, tick.period.label) for tick in found] == [
+        (utc("2026-03-29T01:00"), "2026-03-28"),
+        (utc("2026-03-30T00:30"), "2026-03-29"),
+    ]
+
+
+def test_a_local_time_that_is_repeated_ticks_once_the_first_time() -> None:
+    found = ticks_between(Schedule("30 2 * * *", BERLIN), utc("2026-10-24T12:00"), utc("2026-10-26T12:00"))
+    assert [(tick.at, tick.period.label) for tick in found] == [
+        (utc("2026-10-25T00:30"), "2026-10-24"),
+        (utc("2026-10-26T01:30"), "2026-10-25"),
+    ]
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25)])
+def test_an_hourly_job_runs_once_for_each_hour_there_is(day: str, hours: int) -> None:
+    found = periods_of_day(Schedule("0 * * * *", BERLIN), date.fromisoformat(day), "UTC")
+    assert [period.end - period.start for period in found] == [HOUR] * hours
+    assert len({period.label for period in found}) == hours
+
+
+def test_two_skipped_times_are_one_tick() -> None:
+    found = ticks_between(Schedule("0,30 2 * * *", BERLIN), utc("2026-03-28T12:00"), utc("2026-03-29T12:00"))
+    assert [tick.at for tick in found] == [utc("2026-03-29T01:00")]
+
+
+@pytest.mark.parametrize(
+    ("cron", "at", "label", "days"),
+    [
+        ("0 2 * * *", "2026-05-02T02:00", "2026-05-01", 1),
+        ("0 0 * * *", "2026-05-02T00:00", "2026-05-01", 1),
+        ("59 23 * * *", "2026-05-02T23:59", "2026-05-01", 1),
+        ("0 3 * * 1", "2026-05-04T03:00", "2026-04-27", 7),
+        ("0 4 1 * *", "2026-05-01T04:00", "2026-04-01", 30),
+    ],
+)
+def test_a_tick_is_about_the_days_that_are_over(cron: str, at: str, label: str, days: int) -> None:
+    tick = next(ticks(Schedule(cron), utc(at) - HOUR))
+    assert (tick.at, tick.period.label) == (utc(at), label)
+    assert tick.period.end - tick.period.start == timedelta(days=days)
+    assert last_period(Schedule(cron), utc(at), "UTC") == tick.period
+    assert last_period(Schedule(cron), utc(at) - HOUR, "UTC").end == tick.period.start
+
+
+def test_without_a_schedule_the_last_period_is_yesterday_in_the_projects_zone() -> None:
+    assert last_period(None, utc("2026-05-02T23:00"), BERLIN).label == "2026-05-02"
+    assert last_period(None, utc("2026-05-02T23:00"), "UTC").label == "2026-05-01"
+    assert [period.label for period in periods_of_day(None, date(2026, 5, 2), BERLIN)] == ["2026-05-02"]
