@@ -35,6 +35,7 @@ class ValidateWorker:
         self._log = open_log(config)
         self._records = Records(self._log.partitions)
         self._counters: defaultdict[str, float] = defaultdict(float)
+        self._judging = threading.Lock()  # in turns: two that judge at once take the interpreter's lock from each other
         self._mutex = threading.Lock()
 
     def submit(self, submissions: Sequence[Submission]) -> list[Answer]:
@@ -56,10 +57,11 @@ class ValidateWorker:
 
     def _store(self, stream: str, submissions: list[Submission]) -> list[Answer]:
         # 1. judge  2. append, which returns after fsync  3. answer
-        began = time.perf_counter()
-        judged = self._judges[stream].judge(submissions, self._clock.now_us())
-        entries = self._records.entries(judged)
-        judged_at = time.perf_counter()
+        with self._judging:
+            began = time.perf_counter()
+            judged = self._judges[stream].judge(submissions, self._clock.now_us())
+            entries = self._records.entries(judged)
+            judged_at = time.perf_counter()
         if entries:
             self._log.append(stream, entries)
         self._count(stream, submissions, judged, judged_at - began, time.perf_counter() - judged_at)

@@ -6,6 +6,7 @@ Called by `batch`. A column is built whole, without a loop over rows in Python, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -153,12 +154,17 @@ class _Lists(Column):
         self._item = column(shape.item, rules, brackets_max - 1)
 
     def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
-        lengths = np.fromiter((0 if value is None else len(value) for value in values), np.int64, len(values))
-        absent = np.fromiter((value is None for value in values), bool, len(values))
+        try:
+            lengths = np.fromiter(map(len, values), np.int64, len(values))
+            absent, present = None, values
+        except TypeError:  # some are absent
+            absent = np.fromiter((value is None for value in values), bool, len(values))
+            present = [value or () for value in values]
+            lengths = np.fromiter(map(len, present), np.int64, len(values))
         own = np.arange(len(values)) if rows is None else rows
-        items = self._item.array([item for value in values if value for item in value], own.repeat(lengths), suspects)
+        items = self._item.array(list(chain.from_iterable(present)), own.repeat(lengths), suspects)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        mask = pa.array(absent) if absent.any() else None
+        mask = pa.array(absent) if absent is not None else None
         return pa.ListArray.from_arrays(pa.array(offsets), items, type=self.type, mask=mask)
 
 

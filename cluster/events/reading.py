@@ -54,6 +54,15 @@ class Reading:
         return at if self.indices is None else self.indices[at]
 
 
+def cut(submission: Submission) -> list[bytes]:
+    """Every event of a body as sent, by index, none of them judged; raises Malformed."""
+    body = submission.body.removeprefix(BOM)
+    if submission.form == "ndjson":
+        return [stripped for line in body.split(b"\n") if (stripped := line.strip(BLANK))]
+    body = body.strip(BLANK)
+    return elements(body) if body.startswith(b"[") else [body]
+
+
 class Reader:
     """Reads the submissions of one stream. Threads may share it: its only state is a guess about what comes next."""
 
@@ -69,20 +78,37 @@ class Reader:
 
     def read(self, submission: Submission) -> Reading:
         """The rows and rejections of one submission."""
+        if submission.condemned:
+            return self._spared(submission)
         body = submission.body.removeprefix(BOM)
         if submission.form == "ndjson":
             return self._lines(body)
         body = body.strip(BLANK)
         return self._array(body) if body.startswith(b"[") else self._single(body)
 
+    def _spared(self, submission: Submission) -> Reading:
+        """Event by event, without looking at those that are condemned."""
+        try:
+            events = cut(submission)
+        except Malformed as error:
+            return Reading(malformed=str(error))
+        reading = Reading(extras=[], indices=[], events=events)
+        for index, event in enumerate(events):
+            if (detail := submission.condemned.get(index)) is None:
+                self._one(reading, index, event)
+            else:
+                reading.rejections.append(Rejection(index, "crash", detail, event))
+        return reading
+
     def _lines(self, body: bytes) -> Reading:
+        ascii_ = body.isascii()
         lines = body.split(b"\n")
         if not lines[-1]:
             lines.pop()
-        reading = self._whole(lines)
+        reading = self._whole(lines, ascii_)
         if reading is None:
             lines = [stripped for line in lines if (stripped := line.strip(BLANK))]
-            reading = self._whole(lines) or self._each(lines)
+            reading = self._whole(lines, ascii_) or self._each(lines)
         return reading
 
     def _array(self, body: bytes) -> Reading:
@@ -110,27 +136,29 @@ class Reader:
             pass  # too deep, says the arbiter
         return self._each([body])
 
-    def _whole(self, events: list[bytes]) -> Reading | None:
-        """All events at once; None where the fast path does not take every one of them."""
+    def _whole(self, events: list[bytes], ascii_: bool = False) -> Reading | None:
+        """All events at once; None where the fast path does not take them all. `ascii_`: known to be ASCII."""
         try:
-            rows, extras = self._decode(events)
+            rows, extras = self._decode(events, ascii_)
             return Reading(rows, extras, events=events)
         except _NOT_TAKEN:
             return None
 
-    def _decode(self, events: Sequence[bytes]) -> tuple[list[Any], list[bytes | None] | None]:
+    def _decode(self, events: Sequence[bytes], ascii_: bool = False) -> tuple[list[Any], list[bytes | None] | None]:
         if not self._fast or max(map(len, events), default=0) > self._bytes_max:
             raise _Refused
         if not self._open:
             try:
                 decode = self._decoders.closed
-                rows = [decode(event) for event in events]
-                self._check_utf8(events)
+                rows = list(map(decode, events))
+                if not ascii_:
+                    self._check_utf8(events)
                 return rows, None
             except msgspec.ValidationError as error:
                 if not str(error).startswith(_UNKNOWN_FIELD):
                     raise
-        self._check_utf8(events)
+        if not ascii_:
+            self._check_utf8(events)
         decode = self._decoders.open
         rows, extras = [decode(event) for event in events], [self._unknown.text(event) for event in events]
         self._open = any(extras)
