@@ -196,7 +196,7 @@ def stream_of(document: dict[str, Any], directory: Path) -> Stream:
 class ArbiterOnly(Reader):
     """Sends every event to the arbiter."""
 
-    def _decode(self, events: Any) -> Any:
+    def _decode(self, events: Any, ascii_: bool = False) -> Any:
         return super()._decode([b"x" * 200_000])
 
     def _array(self, body: bytes) -> Reading:
