@@ -35,12 +35,13 @@ class Figure:
 
 @dataclass
 class Report:
-    """What one benchmark found: figures, and series by name (seconds, value) for the picture."""
+    """What one benchmark found: figures; for the picture series (seconds, value) and bars (label, value), by name."""
 
     title: str
     figures: list[Figure] = field(default_factory=list)
     series: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    bars: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -79,8 +80,8 @@ def _text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def write(reports: list[Report], directory: Path, command: str) -> Path:
-    """Write results.json and latency.png; returns the directory."""
+def write(reports: list[Report], directory: Path, command: str, picture: str = "latency.png") -> Path:
+    """Write results.json and the picture; returns the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
@@ -89,7 +90,7 @@ def write(reports: list[Report], directory: Path, command: str) -> Path:
         "reports": [asdict(report) | {"met": report.met} for report in reports],
     }
     (directory / "results.json").write_text(json.dumps(document, indent=1))
-    _draw(reports, directory / "latency.png")
+    _draw(reports, directory / picture)
     return directory
 
 
@@ -101,19 +102,33 @@ def _draw(reports: list[Report], file: Path) -> None:
         print("no picture: matplotlib comes with `pip install eagleray[bench]`")
         return
     use("Agg")
-    drawn = [report for report in reports if report.series]
+    drawn = [report for report in reports if report.series or report.bars]
     if not drawn:
         return
     drawing = Drawing(figsize=(12, 3 * len(drawn)), layout="constrained")
     for axes, report in zip(np.atleast_1d(drawing.subplots(len(drawn), 1)), drawn, strict=True):
         for name, (seconds, values) in report.series.items():
             axes.plot(seconds, values, label=name, linewidth=1)
+        _draw_bars(axes, report.bars)
         axes.set_title(report.title)
-        axes.set_xlabel("seconds")
-        axes.set_ylim(bottom=0)
+        axes.set_xlabel("seconds" if report.series else "")
+        axes.set_ylim(bottom=None if report.bars else 0)
         axes.legend(loc="upper left", fontsize="small")
         axes.grid(alpha=0.3)
     drawing.savefig(file, dpi=110)
+
+
+def _draw_bars(axes: Any, bars: dict[str, dict[str, float]]) -> None:
+    """Beside one another by label; on a logarithmic axis, since engines differ by orders of magnitude."""
+    labels = list(dict.fromkeys(label for values in bars.values() for label in values))
+    width = 0.8 / max(1, len(bars))
+    for position, (name, values) in enumerate(bars.items()):
+        places = [index + position * width for index, label in enumerate(labels) if label in values]
+        axes.bar(places, [values[label] for label in labels if label in values], width, label=name)
+    if labels:
+        axes.set_xticks([index + 0.4 - width / 2 for index in range(len(labels))], labels, rotation=60, ha="right")
+        axes.set_yscale("log")
+        axes.set_ylabel("seconds")
 
 
 def over_time(columns: Columns, every_s: float = 1.0) -> dict[str, tuple[list[float], list[float]]]:
