@@ -7,7 +7,7 @@ predicate may be true, whatever happens to the table meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -35,7 +35,16 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema, sanitize_column_names
 from pyiceberg.table import DataScan, FileScanTask, ManifestGroupPlanner, Table
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.types import IcebergType
+from pyiceberg.types import (
+    DateType,
+    IcebergType,
+    IntegerType,
+    LongType,
+    PrimitiveType,
+    StringType,
+    TimestampType,
+    TimestamptzType,
+)
 
 from cluster.clock import iso
 from cluster.lake import predicate as p
@@ -49,6 +58,7 @@ _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     ">": GreaterThan,
     ">=": GreaterThanOrEqual,
 }
+_RANGED = (IntegerType, LongType, StringType, DateType, TimestampType, TimestamptzType)
 _NULL: Mapping[bool, Callable[..., BooleanExpression]] = {False: IsNull, True: NotNull}
 _IN: Callable[..., BooleanExpression] = In
 
@@ -83,6 +93,27 @@ class ScanPlan:
     _table: Table = field(repr=False, compare=False)
     _schema: Schema = field(repr=False, compare=False)
     _tasks: tuple[FileScanTask, ...] = field(repr=False, compare=False)
+
+    def split(self, bytes_max: int) -> tuple[ScanPlan, ...]:
+        """The same files in order in several plans, each of one file or at most `bytes_max`; one plan without files."""
+        parts: list[list[FileScanTask]] = [[]]
+        size = 0
+        for task in self._tasks:
+            size += task.file.file_size_in_bytes
+            if parts[-1] and size > bytes_max:
+                parts.append([])
+                size = task.file.file_size_in_bytes
+            parts[-1].append(task)
+        return tuple(self._of(part) for part in parts)
+
+    def _of(self, tasks: Sequence[FileScanTask]) -> ScanPlan:
+        return replace(
+            self,
+            files=tuple(_path(task.file.file_path) for task in tasks),
+            rows=sum(task.file.record_count for task in tasks),
+            bytes=sum(task.file.file_size_in_bytes for task in tasks),
+            _tasks=tuple(tasks),
+        )
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The planned rows with these columns, through Iceberg's own reader: any FileIO, deletes, schema evolution."""
@@ -156,9 +187,16 @@ class Pinned:
     def upper_bound(self, column: str) -> int | None:
         """The greatest value of a whole-number or timestamp column, by the files' statistics; None without rows."""
         field = self._table.schema().find_field(column)
-        bounds = [task.file.upper_bounds.get(field.field_id) for task in self._scan(p.EVERYTHING).plan_files()]
-        values = [from_bytes(field.field_type, bound) for bound in bounds if bound is not None]
-        return max(values, default=None)
+        files = (task.file for task in self._scan(p.EVERYTHING).plan_files())
+        bounds = [(file.upper_bounds or {}).get(field.field_id) for file in files]
+        assert isinstance(field.field_type, PrimitiveType)
+        return max((int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None), default=None)
+
+    def may_be_null(self, column: str) -> bool:
+        """Whether some row may have no value for a top-level column, by the files' statistics."""
+        number = self._schema.find_field(column).field_id
+        files = (task.file for task in self._scan(p.EVERYTHING).plan_files())
+        return any(file.null_value_counts is None or file.null_value_counts.get(number, 1) for file in files)
 
     def iceberg(self) -> Table:
         """The pyiceberg table, for engines that read Iceberg themselves: at `snapshot_id`, without refreshing it."""
@@ -180,6 +218,31 @@ class Pinned:
     def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
         """The files that may hold rows for which `predicate` is true; raises OSError where manifests cannot be read."""
         return self._planned(self._scan(predicate).plan_files())
+
+    def named(self, name: str) -> Pinned:
+        """The same under another name."""
+        return Pinned(name, self._table, self._snapshot if self._earlier else None)
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The table's properties when it was pinned."""
+        return self._table.properties
+
+    @property
+    def spec_id(self) -> int:
+        """The partition spec that new files have."""
+        return self._table.spec().spec_id
+
+    @property
+    def partitions(self) -> tuple[str, ...]:
+        """The names of that spec's fields, in the order of a partition's values."""
+        return tuple(field.name for field in self._table.spec().fields)
+
+    def like(self, files: Sequence[DataFile], columns: Iterable[str]) -> p.Predicate:
+        """What every row has in common with rows of `files`, by their statistics: the ranges of these columns."""
+        fields = [self._schema.find_field(column) for column in columns]
+        ranges = [_range(field.name, field.field_type, field.field_id, files) for field in fields]
+        return p.All(tuple(each for each in ranges if each is not None))
 
     def over(self, files: Iterable[DataFile]) -> ScanPlan:
         """A plan of data files that were written for this table, whether or not they are committed."""
@@ -210,6 +273,23 @@ class _Planner(ManifestGroupPlanner):
     def _build_residual_evaluator(self, spec_id: int) -> Callable[[DataFile], ResidualEvaluator]:
         everything = UnpartitionedResidualEvaluator(self.table_metadata.schema(), AlwaysTrue())
         return lambda _: everything
+
+
+def _range(name: str, kind: IcebergType, field_id: int, files: Sequence[DataFile]) -> p.Predicate | None:
+    """Where the values of a column of `files` lie, if plain values can tell."""
+    if not isinstance(kind, _RANGED):
+        return None
+    filled = [file for file in files if file.value_counts.get(field_id, 0) > file.null_value_counts.get(field_id, 0)]
+    if any(field_id not in file.lower_bounds or field_id not in file.upper_bounds for file in filled):
+        return None
+    parts: list[p.Predicate] = []
+    if filled:
+        least = min(from_bytes(kind, file.lower_bounds[field_id]) for file in filled)
+        greatest = max(from_bytes(kind, file.upper_bounds[field_id]) for file in filled)
+        parts.append(p.All((p.Compare(name, ">=", least), p.Compare(name, "<=", greatest))))
+    if len(filled) < len(files) or any(file.null_value_counts.get(field_id, 0) for file in files):
+        parts.append(p.IsNull(name))
+    return parts[0] if len(parts) == 1 else p.Any(tuple(parts)) if parts else None
 
 
 def _nested(schema: Schema) -> dict[int, IcebergType]:

@@ -21,17 +21,22 @@ from jobs.sql.tables import Declared
 PYTHON_BYTES = 384 << 20  # of a run's memory: Python, Arrow, Iceberg's metadata, batches on their way to the table
 _LEAST = 0.25  # of a run's memory is DuckDB's, however small it is
 _DISK_SHARE = 0.9  # of what is free where it spills
-_BATCH_ROWS = 65_536
+BATCH_ROWS = 65_536
 _WIDE = ("HUGEINT", "UHUGEINT", "UBIGINT")  # what sums make; tables have no integers beyond 64 bits
 
 
 def run_sql(work: Work) -> pa.RecordBatchReader:
     """Start the job's statement."""
     text = substitute(padded(work.job.source), work.period).text
-    limits = limits_of(work.job.limits.memory_bytes, work.job.limits.cpus, str(work.temp), "memory")
-    timeout_s = work.job.limits.timeout_us / 1_000_000
-    engine = DuckDb.open(work.tables.values(), [text], limits, str(work.temp), timeout_s, work.release)
+    engine = open_for(work, [text])
     return engine.stream(engine.relation(text))
+
+
+def open_for(work: Work, texts: Sequence[str], share: int = 1) -> DuckDb:
+    """A DuckDB for statements of a job, one of `share` that are open at once, until the work is released."""
+    limits = limits_of(work.job.limits.memory_bytes // share, work.job.limits.cpus, str(work.temp), "memory")
+    timeout_s = work.job.limits.timeout_us / 1_000_000
+    return DuckDb.open(work.tables.values(), texts, limits, str(work.temp), timeout_s, work.release)
 
 
 def limits_of(memory_bytes: int, cpus: float, temp: str, setting: str) -> Limits:
@@ -78,12 +83,16 @@ class DuckDb:
         with bounded(self._connection, self._limits, self._deadline):
             relation = self._connection.sql(text)
             renderable(relation)
-            return _narrowed(relation)
+            return narrowed(relation)
+
+    def schema(self, text: str) -> pa.Schema:
+        """The columns of a statement; nothing is run."""
+        return self.relation(f"SELECT * FROM ({text}\n) LIMIT 0").to_arrow_table().schema
 
     def stream(self, relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
         """Run it, one at a time; what goes wrong comes up, as QueryFailed, where batches are read."""
         with bounded(self._connection, self._limits, self._deadline):
-            reader = relation.to_arrow_reader(_BATCH_ROWS)
+            reader = relation.to_arrow_reader(BATCH_ROWS)
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
@@ -91,7 +100,7 @@ class DuckDb:
             yield from reader
 
 
-def _narrowed(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+def narrowed(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """The rows with BIGINT for wider integers; a value that does not fit fails the run."""
     kinds = [str(kind) for kind in relation.types]
     if not any(kind in _WIDE for kind in kinds):

@@ -21,7 +21,11 @@ _SAME = frozenset(
 
 def shaped(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     """The rows in the types of tables; raises QueryRejected for a column that fits none, and for a name used twice."""
-    schema = table_schema(reader.schema)
+    return fitted(reader, table_schema(reader.schema))
+
+
+def fitted(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+    """The rows with the types of `schema`, column by column; a value that does not fit is a QueryRejected."""
     if schema.equals(reader.schema, check_metadata=True):
         return reader
     return pa.RecordBatchReader.from_batches(schema, _cast(reader, schema))
@@ -58,7 +62,7 @@ def _fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _finer(kind: pa.DataType) -> bool:
-    return (pt.is_timestamp(kind) or pt.is_time64(kind)) and kind.unit == "ns"
+    return bool(pt.is_timestamp(kind) or pt.is_time64(kind)) and kind.unit == "ns"
 
 
 def _kind(kind: pa.DataType, name: str) -> pa.DataType:

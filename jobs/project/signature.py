@@ -53,9 +53,14 @@ class Argument:
     def statement(self) -> str:
         """The rows as SQL, with parameters."""
         assert self.table is not None
-        columns = "*" if self.table.columns is None else ", ".join(map(identifier, self.table.columns))
-        where = f" WHERE ({self.table.where}\n)" if self.table.where else ""
-        return f"SELECT {columns} FROM {self.table.name}{where}"
+        return selection(self.table)
+
+
+def selection(table: TableInput) -> str:
+    """The SQL that reads `table`."""
+    columns = "*" if table.columns is None else ", ".join(map(identifier, table.columns))
+    where = f" WHERE ({table.where}\n)" if table.where else ""
+    return f"SELECT {columns} FROM {table.name}{where}"
 
 
 def arguments(function: Callable[..., Any]) -> tuple[Argument, ...]:

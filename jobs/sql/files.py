@@ -21,15 +21,19 @@ from jobs.sql.types import sql_type
 _ID = b"PARQUET:field_id"
 
 
-def select_parquet(plan: ScanPlan, columns: Sequence[Column], names: Sequence[str]) -> str:
-    """A SELECT of the plan's rows; `names` are SQL's names of `columns`. Raises OSError where a file cannot be read."""
+def select_parquet(plan: ScanPlan, columns: Sequence[Column], names: Sequence[str], path_as: str | None = None) -> str:
+    """A SELECT of the plan's rows; `names` are SQL's names of `columns`. Raises OSError where a file cannot be read.
+
+    `path_as`: the name of one more column, with the path of each row's file.
+    """
+    extra = f", filename = {literal(path_as)}" if path_as else ""
     if plan.flat:
-        return f"SELECT * FROM {_parquet(plan.files, _mapping(columns, names))}"
+        return f"SELECT * FROM {_parquet(plan.files, _mapping(columns, names) + extra)}"
     groups: dict[bytes, tuple[pa.Schema, list[str]]] = {}
     for file in plan.files:
         key, schema = _file_schema(file)
         groups.setdefault(key, (schema, []))[1].append(file)
-    return " UNION ALL ".join(_group(files, schema, columns, names) for schema, files in groups.values())
+    return " UNION ALL ".join(_group(files, schema, columns, names, path_as) for schema, files in groups.values())
 
 
 def _parquet(files: Sequence[str], options: str = "") -> str:
@@ -50,14 +54,18 @@ def _file_schema(file: str) -> tuple[bytes, pa.Schema]:
     return schema.serialize().to_pybytes(), schema
 
 
-def _group(files: Sequence[str], schema: pa.Schema, columns: Sequence[Column], names: Sequence[str]) -> str:
+def _group(
+    files: Sequence[str], schema: pa.Schema, columns: Sequence[Column], names: Sequence[str], path_as: str | None
+) -> str:
     """The rows of files that have the same schema."""
     found = {_id(field): field for field in schema}
     selected = ", ".join(
         f"{_read(column.field, found.get(_id(column.field)))} AS {identifier(name)}"
         for column, name in zip(columns, names, strict=True)
     )
-    return f"SELECT {selected} FROM {_parquet(files)}"
+    if path_as is None:
+        return f"SELECT {selected} FROM {_parquet(files)}"
+    return f"SELECT {selected}, {identifier(path_as)} FROM {_parquet(files, f', filename = {literal(path_as)}')}"
 
 
 def _read(wanted: pa.Field, found: pa.Field | None) -> str:

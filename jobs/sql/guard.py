@@ -85,15 +85,15 @@ class Guard:
             raise QueryRejected(f"the query has {len(text)} characters; at most {TEXT_CHARS_MAX} are allowed")
         prefix = _EXPLAIN.match(text)
         select = re.sub(r"\S", " ", text[: prefix.end()]) + text[prefix.end() :] if prefix else text
-        node = self._parse(select)
+        node = self.parse(select)
         source = node.get("from_table") or {}
         if source.get("type") == "SHOW_REF" and source.get("table_name") == '"tables"' and not prefix:
             return Approved(text, "show_tables", select)
         tables = tuple(_check(node, select))
         return Approved(text, "explain" if prefix else "select", select, tables)
 
-    def _parse(self, text: str) -> dict[str, Any]:
-        """The syntax tree of the one statement of `text`."""
+    def parse(self, text: str) -> dict[str, Any]:
+        """The syntax tree of the one statement of `text`, as DuckDB serializes it; raises QueryRejected."""
         try:
             with self._lock:
                 rows = self._parser.execute("SELECT json_serialize_sql(?)", [text]).fetchall()

@@ -6,7 +6,7 @@ in, a connection on which the statements can be run goes out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any as Json
 
@@ -14,6 +14,7 @@ import duckdb
 
 from cluster.errors import QueryFailed, QueryRejected
 from cluster.lake.predicate import EVERYTHING, Any, Predicate
+from cluster.lake.scan import ScanPlan
 from jobs.sql.engine import Deadline, Limits, bounded, connect, lock
 from jobs.sql.guard import Approved, place
 from jobs.sql.prune import predicates, prepare
@@ -22,49 +23,53 @@ from jobs.sql.tables import Declared
 _INTERNAL = ("internal", "fatal")  # a plan that DuckDB cannot write down; it may still run it
 
 
+Plans = Sequence[tuple[Declared, ScanPlan]]
+
+
 @contextmanager
 def opened(
     statements: Sequence[Approved], tables: Sequence[Declared], limits: Limits, temp: str, deadline: Deadline
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The connection; raises QueryRejected where names or types are wrong, QueryFailed where files cannot be read."""
-    # 1. find what each scan needs  # 2. plan the files  # 3. nothing else can be reached
-    needed = _needed(statements, tables, limits, temp, deadline)
-    with closing(connect(limits, temp)) as connection:
-        files: list[str] = []
-        for table in tables:
-            if table.pinned.name in needed:
-                files += _attach(connection, table, needed[table.pinned.name], limits, deadline)
-        lock(connection, files)
+    with attached(planned(statements, tables, limits, temp, deadline), limits, temp, deadline) as connection:
         yield connection
 
 
-def _needed(
+def planned(
     statements: Sequence[Approved], tables: Sequence[Declared], limits: Limits, temp: str, deadline: Deadline
-) -> dict[str, Predicate]:
-    """What restricts each table that a statement reads."""
+) -> Plans:
+    """Those of `tables` that the statements read, each with the files that they can need; raises as `opened` does."""
+    needed: dict[str, list[Predicate]] = {}
     with closing(connect(limits, temp)) as connection, bounded(connection, limits, deadline):
         for table in tables:
             table.declare(connection)
         prepare(connection)
         lock(connection)
         columns = {table.pinned.name: table.prunable for table in tables}
-        found: dict[str, list[Predicate]] = {}
         for statement in statements:
-            needed, error = predicates(connection, statement.select, columns)
+            found, error = predicates(connection, statement.select, columns)
             if error and error["error_type"] not in _INTERNAL:
                 raise QueryRejected(_explained(statement.select, error, tables))
             for name in {".".join(reference.names).lower() for reference in statement.tables}:
-                found.setdefault(name, []).append(needed.get(name, EVERYTHING))
-    return {name: parts[0] if len(parts) == 1 else Any(tuple(parts)) for name, parts in found.items()}
+                needed.setdefault(name, []).append(found.get(name, EVERYTHING))
+    return [(table, _plan(table, needed[table.pinned.name])) for table in tables if table.pinned.name in needed]
 
 
-def _attach(
-    connection: duckdb.DuckDBPyConnection, table: Declared, needed: Predicate, limits: Limits, deadline: Deadline
-) -> Iterable[str]:
+def _plan(table: Declared, needed: Sequence[Predicate]) -> ScanPlan:
     with readable(table.pinned.name):
-        plan = table.plan(needed)
-    with bounded(connection, limits, deadline):
-        return table.attach(connection, plan)
+        return table.plan(needed[0] if len(needed) == 1 else Any(tuple(needed)))
+
+
+@contextmanager
+def attached(plans: Plans, limits: Limits, temp: str, deadline: Deadline) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that has the planned files as tables, and can reach nothing else."""
+    with closing(connect(limits, temp)) as connection:
+        files: list[str] = []
+        with bounded(connection, limits, deadline):
+            for table, plan in plans:
+                files += table.attach(connection, plan)
+        lock(connection, files)
+        yield connection
 
 
 @contextmanager

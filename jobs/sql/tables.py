@@ -25,6 +25,11 @@ from jobs.sql.types import sql_type
 _GLOB = "*?["  # DuckDB would look for files that match
 
 
+def readable(plan: ScanPlan) -> bool:
+    """Whether DuckDB can read the planned files itself."""
+    return plan.local and not any(sign in file for file in plan.files for sign in _GLOB)
+
+
 @dataclass(frozen=True)
 class Declared:
     """A pinned table as SQL sees it. Columns whose names differ in case alone get a suffix: `User`, then `user_1`.
@@ -85,7 +90,7 @@ class Declared:
         if not plan.files:
             self.declare(connection)
             return ()
-        local = plan.local and not any(sign in file for file in plan.files for sign in _GLOB)
+        local = readable(plan)
         source = select_parquet(plan, self.pinned.columns, self.names) if local else self._arrow(connection, plan)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(self.schema)}")
         connection.execute(f"CREATE VIEW {self.sql_name} AS {self._chosen(source)}")

@@ -1,0 +1,161 @@
+"""Tables of the lake for code outside of SQL: notebooks, scripts, training, and functions of jobs.
+
+    eagleray.connect("path/to/project").dataset("wiki_edits.events", columns=["time", "page"]).polars()
+
+Reads the lake's files; nothing has to run. Re-exported by `eagleray`.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from cluster.config import Config, load_config
+from cluster.errors import QueryRejected
+from cluster.lake.pin import open_snapshots
+from cluster.lake.scan import Pinned
+from jobs.engines.current import current
+from jobs.engines.duckdb import DuckDb, limits_of
+from jobs.engines.rows import Rows
+from jobs.project.declare import TableInput
+from jobs.project.inputs import TABLE, Inputs
+from jobs.project.signature import selection
+from jobs.sql.opened import readable
+from jobs.sql.tables import Declared
+
+CONFIG_FILE = "eagleray.yaml"
+TIMEOUT_S = 3_600.0  # of one reading
+Snapshot = int | str | datetime
+"""A snapshot's id, or a time: the table as it was then. Text is ISO 8601, in UTC unless it says otherwise."""
+
+
+class Dataset(Rows):
+    """Rows of a table at one snapshot; each method reads them anew, in its form."""
+
+    def __init__(self, pinned: Pinned, text: str, tables: Mapping[str, Declared], config: Config) -> None:
+        """Use `Connection.dataset`."""
+        self._release = ExitStack()  # what is open for relations and streams lasts as long as this
+        super().__init__(text, tables, partial(_open, config, text, tables, self._release))
+        self._pinned = pinned
+
+    @property
+    def snapshot_id(self) -> int | None:
+        """The snapshot that is read; None where nothing was ever committed. Keep it beside a trained model."""
+        return self._pinned.snapshot_id
+
+    def close(self) -> None:
+        """Release what relations and streams hold; they end with it."""
+        self._release.close()
+
+    def __enter__(self) -> Dataset:
+        """Close at the end of a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Connection:
+    """The lake of a project."""
+
+    def __init__(self, config: Config, pinned: Mapping[str, Pinned] | None = None) -> None:
+        """`pinned`: tables that are read as they are there."""
+        self._config = config
+        self._pinned = dict(pinned or {})
+
+    def tables(self) -> list[str]:
+        """Every table as `namespace.table`, sorted."""
+        with readable("the lake"):
+            return open_snapshots(self._config).names()
+
+    def dataset(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> Dataset:
+        """The table `name`: some columns, the rows for which the SQL condition `where` holds, as of `snapshot`.
+
+        Pinned now and read later. Raises QueryRejected for a table, a snapshot or a condition that is not there or not
+        allowed; a column that is not there is found where rows are read.
+        """
+        if not re.fullmatch(TABLE, name):
+            raise QueryRejected(f"{name!r} is no table; expected namespace.table")
+        text = selection(TableInput(name, None if columns is None else tuple(columns), where))
+        with Inputs() as inputs:
+            names = inputs.of(text)
+        tables = {table: Declared(pinned) for table, pinned in self._pin(names).items()}
+        if snapshot is not None:
+            tables[name] = Declared(_at(tables[name].pinned, snapshot))
+        return Dataset(tables[name].pinned, text, tables, self._config)
+
+    def _pin(self, names: Sequence[str]) -> dict[str, Pinned]:
+        missing = [name for name in names if name not in self._pinned]
+        with readable("the lake"):
+            lake = open_snapshots(self._config)
+            pinned = {**self._pinned, **lake.pin(missing)} if missing else self._pinned
+            for name in names:
+                if name not in pinned:
+                    raise QueryRejected(f"table {name} does not exist; there are {', '.join(lake.names()) or 'none'}")
+        return {name: pinned[name] for name in names}
+
+
+_default: list[Connection] = []
+
+
+def connect(project: str | Path | Config = ".") -> Connection:
+    """The lake of a project: its folder, its eagleray.yaml, or a configuration. `dataset` reads from it from now on.
+
+    Raises ConfigError where the configuration cannot be read.
+    """
+    connection = Connection(project if isinstance(project, Config) else load_config(_file(Path(project))))
+    _default[:] = [connection]
+    return connection
+
+
+def dataset(
+    name: str,
+    *,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    snapshot: Snapshot | None = None,
+) -> Dataset:
+    """`Connection.dataset` of the job that is running, else of the last `connect`, else of ./eagleray.yaml.
+
+    In a job, its inputs are read at the snapshots that the run was given.
+    """
+    return _connection().dataset(name, columns=columns, where=where, snapshot=snapshot)
+
+
+def _connection() -> Connection:
+    if work := current():
+        return Connection(work.config, {name: table.pinned for name, table in work.tables.items()})
+    return _default[0] if _default else connect()
+
+
+def _file(project: Path) -> Path:
+    return project / CONFIG_FILE if project.is_dir() else project
+
+
+def _at(pinned: Pinned, snapshot: Snapshot) -> Pinned:
+    try:
+        if isinstance(snapshot, str):
+            snapshot = datetime.fromisoformat(snapshot)
+        if isinstance(snapshot, datetime) and snapshot.tzinfo is None:
+            snapshot = snapshot.replace(tzinfo=UTC)
+        return pinned.at(snapshot)
+    except ValueError as error:
+        raise QueryRejected(f"snapshot: {error}") from None
+
+
+def _open(config: Config, text: str, tables: Mapping[str, Declared], release: ExitStack) -> DuckDb:
+    temp = release.enter_context(tempfile.TemporaryDirectory(prefix="eagleray-dataset-"))
+    limits = limits_of(config.lake.query_memory_max, 1, temp, "lake.query_memory_max")
+    return DuckDb.open(tables.values(), [text], limits, temp, TIMEOUT_S, release)

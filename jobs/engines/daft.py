@@ -1,0 +1,95 @@
+"""SQL and frames by Daft, for what outgrows a node: on the Ray cluster where there is one, else in this process.
+
+Daft reads the Iceberg tables itself, at their pinned snapshots. DuckDB has a word before: it checks the statement and
+says which types the result has, so that a table does not change with the engine of its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from operator import and_, eq, ge, gt, le, lt, ne, or_
+
+import daft
+import pyarrow as pa
+import pyarrow.types as pt
+import ray
+
+from cluster.errors import QueryRejected
+from cluster.lake import predicate as p
+from jobs.engines.daft_dialect import translate
+from jobs.engines.duckdb import open_for
+from jobs.engines.results import as_reader
+from jobs.engines.shape import fitted, table_schema
+from jobs.engines.work import Work
+from jobs.project.parameters import substitute
+from jobs.project.sqlfile import padded
+from jobs.sql.guard import Guard
+from jobs.sql.tables import Declared
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COMPARE = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
+
+
+def run_daft_sql(work: Work) -> pa.RecordBatchReader:
+    """Start the job's statement."""
+    text = substitute(padded(work.job.source), work.period).text
+    schema = table_schema(open_for(work, [text]).schema(text))
+    return fitted(as_reader(select(text, work.tables)), schema)
+
+
+def select(text: str, tables: Mapping[str, Declared]) -> daft.DataFrame:
+    """The rows of a statement as a frame; nothing is read yet. Raises QueryRejected for what Daft does not take."""
+    use_cluster()
+    with closing(Guard()) as guard:
+        names = dict.fromkeys(".".join(reference.names).lower() for reference in guard.approve(text).tables)
+        decimals = {
+            column.name.lower()
+            for name in names
+            for column in tables[name].pinned.columns
+            if pt.is_decimal(column.type)
+        }
+        written = translate(guard, text, decimals, lambda name, column: tables[name].pinned.may_be_null(column))
+    frames = {name: _frame(tables[name]) for name in names}
+    try:
+        return daft.sql(written, register_globals=False, **frames)
+    except Exception as error:
+        raise QueryRejected(f"Daft does not take the statement: {error}") from error
+
+
+def use_cluster() -> None:
+    """Have Daft work on the Ray cluster of this process, if there is one and Daft has not begun otherwise."""
+    if ray.is_initialized():
+        daft.set_runner_ray(noop_if_initialized=True)
+
+
+def _frame(table: Declared) -> daft.DataFrame:
+    pinned = table.pinned
+    frame = daft.read_iceberg(pinned.iceberg(), snapshot_id=pinned.snapshot_id)
+    if table.only == p.EVERYTHING:
+        return frame
+    return frame.where(_expression(table.only, {column.name: column.type for column in pinned.columns}))
+
+
+def _expression(predicate: p.Predicate, types: Mapping[str, pa.DataType]) -> daft.Expression:
+    match predicate:
+        case p.Compare(column, op, value):
+            compared: daft.Expression = _COMPARE[op](daft.col(column), daft.lit(_value(value, types[column])))
+            return compared
+        case p.In(column, values):
+            return daft.col(column).is_in([_value(value, types[column]) for value in values])
+        case p.IsNull(column, negated):
+            return daft.col(column).not_null() if negated else daft.col(column).is_null()
+        case p.All(parts):
+            return reduce(and_, [_expression(part, types) for part in parts], daft.lit(True))
+        case p.Any(parts):
+            return reduce(or_, [_expression(part, types) for part in parts])
+
+
+def _value(value: p.Value, kind: pa.DataType) -> object:
+    if pt.is_timestamp(kind):
+        at = _EPOCH + timedelta(microseconds=int(value))
+        return at if kind.tz else at.replace(tzinfo=None)
+    return date(1970, 1, 1) + timedelta(days=int(value)) if pt.is_date(kind) else value

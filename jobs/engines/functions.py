@@ -1,0 +1,46 @@
+"""Calls a job's Python function: arguments in the forms that it asks for, its result as a stream of record batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.engines.current import running
+from jobs.engines.duckdb import open_for
+from jobs.engines.results import as_reader
+from jobs.engines.rows import Rows
+from jobs.engines.work import Work
+from jobs.model import EngineName
+from jobs.project.parameters import substitute
+from jobs.project.signature import Argument, Form, arguments
+
+_OF_ENGINE: Mapping[EngineName, Form] = {"duckdb": "duckdb", "daft": "daft", "ray": "ray"}
+"""The form of an argument without an annotation."""
+
+
+def run_function(work: Work) -> pa.RecordBatchReader:
+    """Call the function of the job; raises what it raises, and TypeError for a result that is no rows."""
+    function = work.job.source.function
+    assert function is not None
+    taken = arguments(function)
+    texts = {each.name: substitute(each.statement, work.period).text for each in taken if each.table}
+    forms = {each.name: each.form or _OF_ENGINE[work.job.engine] for each in taken if each.table}
+    # Relations of one DuckDB can be joined; a stream keeps a connection for itself.
+    joined = [texts[name] for name, form in forms.items() if form == "duckdb"]
+    alone = sum(form not in ("duckdb", "daft", "ray") for form in forms.values())
+    share = max(1, alone + bool(joined))
+    together = cache(partial(open_for, work, joined, share))
+
+    def value(argument: Argument) -> Any:
+        if argument.table is None:
+            return work.period
+        text, form = texts[argument.name], forms[argument.name]
+        rows = Rows(text, work.tables, together if form == "duckdb" else partial(open_for, work, [text], share))
+        return getattr(rows, form)()
+
+    with running(work):
+        result = function(**{argument.name: value(argument) for argument in taken})
+    return as_reader(result)
