@@ -5,7 +5,7 @@ Each error says what to do next: fix the configuration, retry after a while, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -107,3 +107,36 @@ class JobFailed(EaglerayError):
 
 def _job_failed(parts: tuple[Any, ...], retryable: bool) -> JobFailed:
     return JobFailed(*parts, retryable=retryable)
+
+
+class ChecksFailed(EaglerayError):
+    """A job's result broke its checks and was not published; it can be looked at as `table@rejected`."""
+
+    def __init__(
+        self,
+        job: str,
+        output: str,
+        failures: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]],
+        kept: bool = True,
+    ) -> None:
+        """`failures`: of each check its name, how many rows broke it, some of these. `kept`: as `table@rejected`."""
+        super().__init__(job, output)
+        self.job = job
+        self.output = output
+        self.failures = tuple(failures)
+        self.kept = kept
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep all parts when the error crosses a process."""
+        return type(self), (self.job, self.output, self.failures, self.kept)
+
+    def __str__(self) -> str:
+        """A line for each check, with one of the rows, and where the rest can be seen."""
+        lines = [f"job {self.job}: {len(self.failures)} of its checks failed; {self.output} is as it was"]
+        for check, count, sample in self.failures:
+            row = ", ".join(f"{key}={value!r}" for key, value in sample[0].items()) if sample else ""
+            lines.append(f"  {check}: {count} rows" + (f", such as {row}" if row else ""))
+        if self.kept:
+            schema, _, table = self.output.partition(".")
+            lines.append(f'the rejected result: SELECT * FROM {schema}."{table}@rejected"')
+        return "\n".join(lines)

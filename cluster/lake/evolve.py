@@ -62,7 +62,7 @@ def _evolve_columns(table: Table, spec: TableSpec) -> None:
 def _evolve_partitions(table: Table, spec: TableSpec) -> None:
     wanted = {field.name: field for field in spec.layout.partition_by}
     present = [field.name for field in table.spec().fields]
-    if present == list(wanted):
+    if sorted(present) == sorted(wanted):
         return
     with table.update_spec() as update:
         for name in present:

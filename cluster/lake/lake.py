@@ -32,7 +32,7 @@ from cluster.lake.files import FileWriter
 from cluster.lake.filestream import SORT_BYTES, FileStream
 from cluster.lake.outputs import ensure_output
 from cluster.lake.progress import decode
-from cluster.lake.replace import Change, drop, forward, keep, replace
+from cluster.lake.replace import Change, drop, forward, keep, main_line, replace
 from cluster.lake.scan import Pinned
 from cluster.lake.tables import table_specs
 
@@ -141,6 +141,16 @@ class Lake:
     def keep_branch(self, table: str, branch: str, name: str, age_ms: int) -> int:
         """Let what was staged on `branch` stay readable as `name` for `age_ms`."""
         return keep(lambda: self.load(table), branch, name, age_ms)
+
+    def history(self, table: str) -> list[tuple[int, Mapping[str, str]]]:
+        """The snapshots that main came through, newest first: id and summary."""
+        line = main_line(self.load(table).metadata)
+        return [(s.snapshot_id, s.summary.additional_properties if s.summary else {}) for s in line]
+
+    def properties(self, table: str) -> Mapping[str, str]:
+        """The table's properties, fresh from the catalog; empty where there is no such table."""
+        found = self.find(table)
+        return found.properties if found is not None else {}
 
     def drop_branch(self, table: str, branch: str) -> None:
         """Forget what was staged on `branch`."""

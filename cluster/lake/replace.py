@@ -26,6 +26,7 @@ from pyiceberg.table.update import (
 
 from cluster.errors import CommitFailed
 from cluster.lake.attempts import OneShot, settle
+from cluster.lake.progress import PROPERTY
 from cluster.lake.rewrite import Rewrite
 
 LakeFile = DataFile
@@ -75,11 +76,12 @@ def replace(load: Callable[[], Table], change: Change) -> int:
         if stale := {file.spec_id for file in change.added} - {table.spec().spec_id}:
             raise CommitFailed(f"files are partitioned by spec {stale}, the table by {table.spec().spec_id}")
         transaction = OneShot(table)
+        progress = {PROPERTY: table.properties[PROPERTY]} if PROPERTY in table.properties else {}
         rewrite = Rewrite(
             transaction,
             change.removed,
             change.added,
-            summary,
+            {**summary, **progress},
             change.branch or MAIN_BRANCH,
             compaction=change.compaction,
             branch_age_ms=BRANCH_AGE_MS if change.branch else None,

@@ -1,0 +1,153 @@
+"""What a result changes in its table, by mode: which files go and which come. Nothing is committed here.
+
+Every plan is made at one snapshot and holds only for it; `jobs.publish.audit` plans again where another commit came
+first. The same result planned again gives the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from cluster.errors import ChecksFailed
+from cluster.lake.filestream import values
+from cluster.lake.lake import Lake
+from cluster.lake.predicate import Compare
+from cluster.lake.replace import LakeFile
+from cluster.lake.scan import Pinned
+from jobs.model import Job
+from jobs.period import Period
+from jobs.publish.desk import desk
+from jobs.publish.partitions import Owner
+from jobs.publish.removal import Taken, matches, take_rows, write_rows
+from jobs.sql.engine import identifier, literal
+
+RUN, RUN_NUMBER = "_run", "_run_number"
+NUMBER_PROPERTY = "eagleray.run_number"
+"""The greatest `_run_number` in the table."""
+
+SAMPLE_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run's rows, written but not committed. `number`: their `_run_number`, if the mode has one."""
+
+    job: Job
+    period: Period
+    files: Sequence[LakeFile]
+    rows: int
+    number: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of the files."""
+        return sum(file.file_size_in_bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The change of one result at one snapshot."""
+
+    result: Result
+    removed: Sequence[LakeFile] = ()
+    added: Sequence[LakeFile] = ()
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+def numbered(job: Job) -> bool:
+    """Whether rows say which run they came with: those of tables that jobs append to."""
+    return job.mode in ("append", "incremental")
+
+
+def next_number(pinned: Pinned) -> int:
+    """The `_run_number` of the next run."""
+    return int(pinned.properties.get(NUMBER_PROPERTY, "0")) + 1
+
+
+def plan(lake: Lake, pinned: Pinned, result: Result) -> Plan:
+    """What publishing `result` changes in the table as it is `pinned`; raises ChecksFailed for a key found twice."""
+    job = result.job
+    if job.mode == "full":
+        return Plan(result, pinned.plan().data_files, result.files)
+    if job.mode == "overwrite_partitions":
+        return _overwrite(lake, pinned, result)
+    if not numbered(job):
+        return _added(result, _merge(lake, pinned, result))
+    result = _renumber(lake, pinned, result)
+    numbers = {NUMBER_PROPERTY: str(result.number)} if result.files else {}
+    if job.mode == "append":
+        taken = _earlier(lake, pinned, result)
+    else:
+        taken = _merge(lake, pinned, result) if job.key else Taken()
+    return replace(_added(result, taken), properties=numbers)
+
+
+def _added(result: Result, taken: Taken) -> Plan:
+    return Plan(result, taken.removed, [*taken.added, *result.files])
+
+
+def _overwrite(lake: Lake, pinned: Pinned, result: Result) -> Plan:
+    """Replace the partitions that the result has rows in, and those of the period."""
+    owner = Owner.of(pinned, result.job.partition_by, result.period)
+    filled = {values(file.partition) for file in result.files}
+
+    def goes(file: LakeFile) -> bool:
+        key = values(file.partition)
+        return key in filled or owner.owns(key)
+
+    every = pinned.plan()
+    now = every.only(lambda file: file.spec_id == pinned.spec_id)
+    earlier = every.only(lambda file: file.spec_id != pinned.spec_id)
+    removed = [*filter(goes, now.data_files), *earlier.data_files]
+    moved: list[LakeFile] = []
+    if earlier.files:  # partitioned as the table was before: its rows are sorted into the partitions of now
+        moved = write_rows(lake, result.job.output, earlier.batches([column.name for column in pinned.columns]))
+    return Plan(result, removed, [*(file for file in moved if not goes(file)), *result.files])
+
+
+def _merge(lake: Lake, pinned: Pinned, result: Result) -> Taken:
+    """Take out the rows whose key is in the result."""
+    job = result.job
+    if not result.files:
+        return Taken()
+    with desk(lake.config, job.limits) as on:
+        new = on.view("new", pinned, pinned.over(result.files))
+        names = dict(zip((column.name for column in pinned.columns), new.names, strict=True))
+        key = [names[column] for column in job.key]
+        listed = ", ".join(map(identifier, key))
+        twice = f"SELECT {listed}, count(*) AS rows FROM {new.sql_name} GROUP BY {listed} HAVING count(*) > 1"
+        ((count,),) = on.rows(f"SELECT count(*) FROM ({twice})")
+        if count:
+            sample = on.dicts(f"{twice} ORDER BY ALL LIMIT {SAMPLE_ROWS}")
+            raise ChecksFailed(
+                job.name, job.output, [(f"key ({', '.join(job.key)}) once in the result", count, sample)]
+            )
+        candidates = pinned.plan(pinned.like(result.files, job.key))
+        return take_rows(lake, job.output, pinned, candidates, on, matches(key, new.sql_name))
+
+
+def _earlier(lake: Lake, pinned: Pinned, result: Result) -> Taken:
+    """Take out what an earlier run of the same period appended."""
+    label = result.period.label
+    candidates = pinned.plan(Compare(RUN, "=", label))
+    if not candidates.files:
+        return Taken()
+    with desk(lake.config, result.job.limits) as on:
+        return take_rows(lake, result.job.output, pinned, candidates, on, f"t.{RUN} = {literal(label)}")
+
+
+def _renumber(lake: Lake, pinned: Pinned, result: Result) -> Result:
+    """The result with the number that is next: another run may have taken its own since it was written."""
+    number = next_number(pinned)
+    if result.number == number or not result.files:
+        return replace(result, number=number)
+    columns = [column.name for column in pinned.columns]
+    at = columns.index(RUN_NUMBER)
+    batches = (
+        batch.set_column(at, RUN_NUMBER, pa.repeat(number, batch.num_rows))
+        for batch in pinned.over(result.files).batches(columns)
+    )
+    return replace(result, files=write_rows(lake, result.job.output, batches), number=number)

@@ -1,0 +1,81 @@
+"""Which partitions are a period's own: those that lie wholly within it. Pure functions on partition values.
+
+A run that finds nothing replaces them with nothing. What only touches the period is replaced where the result has rows
+in it, and not otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from cluster.lake.layout import PartitionField, parse_layout
+from cluster.lake.scan import Pinned
+from cluster.lake.shape import narrow
+from cluster.windows import field_type
+from jobs.period import Period
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A period as the owner of partitions of `fields`, whose columns have `types`."""
+
+    fields: Sequence[PartitionField]
+    types: Mapping[str, pa.DataType]
+    period: Period
+
+    @classmethod
+    def of(cls, pinned: Pinned, partition_by: tuple[str, ...], period: Period) -> Owner:
+        """Over a table that is partitioned so; raises ConfigError where its columns do not allow that."""
+        columns = pa.schema([narrow(column.field) for column in pinned.columns])
+        fields = {field.name: field for field in parse_layout(pinned.name, columns, partition_by, ()).partition_by}
+        types = {name: field_type(columns, field.path) for name, field in fields.items()}
+        return cls([fields[name] for name in pinned.partitions], types, period)
+
+    def owns(self, key: Sequence[Any]) -> bool:
+        """Whether the partition with these values is the period's own: by every field that is a time, and by one."""
+        found = [self._within(field, value) for field, value in zip(self.fields, key, strict=True)]
+        return True in found and False not in found
+
+    def _within(self, field: PartitionField, value: Any) -> bool | None:
+        """None: the field says nothing about time."""
+        kind = self.types[field.name]
+        if field.transform == "identity" and pt.is_string(kind):
+            return True if value == self.period.label else None
+        if not (pt.is_timestamp(kind) or pt.is_date(kind)) or field.transform in ("bucket", "truncate"):
+            return None
+        if value is None:
+            return False
+        start, end = _stretch(field.transform, int(value), pt.is_date(kind))
+        if not pt.is_date(kind):
+            return self.period.start <= start and end <= self.period.end
+        days = round((self.period.end - self.period.start) / _DAY)  # a day may have 23 or 25 hours
+        return self.period.day <= start.date() and end.date() <= self.period.day + timedelta(days=days)
+
+
+def _stretch(transform: str, value: int, dates: bool) -> tuple[datetime, datetime]:
+    """The time that a partition value stands for, in Iceberg's plain numbers since 1970."""
+    match transform:
+        case "year":
+            return _month(12 * value), _month(12 * value + 12)
+        case "month":
+            return _month(value), _month(value + 1)
+        case "hour":
+            return _EPOCH + value * _HOUR, _EPOCH + (value + 1) * _HOUR
+        case "identity" if not dates:
+            start = _EPOCH + timedelta(microseconds=value)
+            return start, start + timedelta(microseconds=1)
+    return _EPOCH + value * _DAY, _EPOCH + (value + 1) * _DAY
+
+
+def _month(number: int) -> datetime:
+    at = date(1970 + number // 12, number % 12 + 1, 1)
+    return datetime(at.year, at.month, at.day, tzinfo=UTC)
