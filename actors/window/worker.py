@@ -33,7 +33,7 @@ from cluster.telemetry.metrics import sample
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.2  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
+POLL_S = 0.5  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
 FULL_BYTES = 1 << 20  # a round that read this much is followed by the next one at once
 RETRY_S = 1.0  # after an error, before a partition is tried again
 

@@ -24,7 +24,7 @@ from cluster.telemetry.metrics import sample
 logger = logging.getLogger(__name__)
 
 READ_AHEAD_BYTES_MAX = 128 << 20  # of decoded rows; at 350 bytes an event and 2 s a commit, 185,000 events/s per worker
-POLL_S = 0.2  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
+POLL_S = 0.4  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
 
 
 class WriterWorker:
