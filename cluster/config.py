@@ -110,6 +110,7 @@ class LakeConfig(Section):
     catalog: CatalogConfig = CatalogConfig()
     commit_interval_s: float = Field(default=2.0, gt=0)  # older = fewer small files
     file_bytes_max: int = Field(default=128 * MIB, gt=0)
+    replaced_files_kept: DurationUs = 3_600_000_000  # for readers that began before compaction or a job replaced them
     snapshots_kept: int = Field(default=100, ge=2, le=500)  # pyiceberg copies this list on each commit
     query_memory_max: int = Field(default=1024 * MIB, gt=0)
 

@@ -21,13 +21,13 @@ from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterTha
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
-from cluster.clock import iso
+from cluster.clock import Clock, SystemClock, iso
 from cluster.config import Config
 from cluster.events.stream import Stream
 from cluster.lake.catalog import metadata_location, open_catalog
 from cluster.lake.commit import commit
 from cluster.lake.evolve import ensure_table
-from cluster.lake.expire import Expiry
+from cluster.lake.expire import Expired, Expiry, Retention
 from cluster.lake.files import FileWriter
 from cluster.lake.filestream import SORT_BYTES, FileStream
 from cluster.lake.outputs import ensure_output
@@ -40,7 +40,7 @@ from cluster.lake.tables import table_specs
 class Lake:
     """All tables. Threads may share one; a pickled one is opened anew by the process that receives it."""
 
-    def __init__(self, config: Config, catalog: Catalog) -> None:
+    def __init__(self, config: Config, catalog: Catalog, clock: Clock | None = None) -> None:
         """Use `Lake.open`."""
         self.config = config
         self._catalog = catalog
@@ -48,7 +48,7 @@ class Lake:
         self._writers: dict[str, FileWriter] = {}
         self._writer = uuid.uuid4().hex
         self._numbers = itertools.count()
-        self._expiry = Expiry()
+        self._expiry = Expiry(clock or SystemClock())
 
     @classmethod
     def open(cls, config: Config) -> Lake:
@@ -160,9 +160,15 @@ class Lake:
         """How far the table is, fresh from the catalog; absent keys were never committed."""
         return decode(self.load(table).properties)
 
-    def expire(self, table: str) -> int:
-        """Forget all but `lake.snapshots_kept` snapshots and delete metadata only they used; returns how many went."""
-        return self._expiry.expire(self.load(table), self.config.lake.snapshots_kept)
+    def expire(self, table: str, retention: Retention | None = None) -> Expired:
+        """Forget old snapshots, and delete the metadata and the data files that only they used.
+
+        By default all but `lake.snapshots_kept` go; what replaced files stays for `lake.replaced_files_kept`.
+        """
+        lake = self.config.lake
+        return self._expiry.expire(
+            self.load(table), retention or Retention(lake.snapshots_kept, 0, lake.replaced_files_kept)
+        )
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of `table`, or some of its top-level columns, in memory: for tests and small tables."""

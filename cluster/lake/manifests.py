@@ -8,12 +8,17 @@ file's entry is rewritten twice in its life: after 32 commits and after 1,024.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
+from pyiceberg.conversions import from_bytes
 from pyiceberg.manifest import ManifestContent, ManifestFile
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
 from pyiceberg.table import Transaction
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _FastAppendFiles, _ManifestMergeManager
+from pyiceberg.types import PrimitiveType
 
 MERGE_COUNT = 32
 FILES_MAX = MERGE_COUNT**2  # a manifest with this many files is left alone: 32 of them would hold a commit for seconds
@@ -55,3 +60,24 @@ def tiers(manifests: Iterable[ManifestFile]) -> tuple[dict[Tier, list[ManifestFi
 def live_files(manifest: ManifestFile) -> int:
     """How many files of the manifest belong to the table."""
     return (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+
+
+def may_hold(manifest: ManifestFile, spec: PartitionSpec, schema: Schema, keys: Collection[Any]) -> bool:
+    """Whether the partition ranges of `manifest` leave room for one of the partitions `keys`."""
+    if not keys:
+        return False
+    if not spec.fields or manifest.partitions is None:
+        return True
+    types = spec.partition_type(schema).fields
+    for index, (field, summary) in enumerate(zip(types, manifest.partitions, strict=True)):
+        values = [key[index] for key in keys]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values) and summary.contains_null:
+            continue
+        if not known or summary.lower_bound is None or summary.upper_bound is None:
+            return False
+        assert isinstance(field.field_type, PrimitiveType)  # a partition value is
+        low, high = (from_bytes(field.field_type, bound) for bound in (summary.lower_bound, summary.upper_bound))
+        if max(known) < low or min(known) > high:
+            return False
+    return True

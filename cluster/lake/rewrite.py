@@ -6,21 +6,18 @@ Used by `cluster.lake.replace` alone. Only manifests whose partitions can hold a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pyiceberg.conversions import from_bytes
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
-from pyiceberg.partitioning import PartitionSpec
-from pyiceberg.schema import Schema
 from pyiceberg.table import Transaction
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Operation, Summary
-from pyiceberg.table.update import SetSnapshotRefUpdate, UpdatesAndRequirements
+from pyiceberg.table.update import AssertRefSnapshotId, SetSnapshotRefUpdate, UpdatesAndRequirements
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProducer
-from pyiceberg.types import PrimitiveType
 
 from cluster.errors import CommitFailed
-from cluster.lake.manifests import FILES_MAX, live_files, tiers
+from cluster.lake.manifests import FILES_MAX, live_files, may_hold, tiers
 
 
 class Rewrite(_SnapshotProducer["Rewrite"]):
@@ -52,7 +49,7 @@ class Rewrite(_SnapshotProducer["Rewrite"]):
             self.append_data_file(file)
 
     def _build_delete_files_partition_predicate(self) -> None:
-        """Not needed: `_may_hold` compares partitions, also those with nulls in them."""
+        """Not needed: `may_hold` compares partitions, also those with nulls in them."""
 
     def _deleted_entries(self) -> list[ManifestEntry]:
         head = self._transaction.table_metadata.current_snapshot()
@@ -80,7 +77,7 @@ class Rewrite(_SnapshotProducer["Rewrite"]):
             return []
         spec = self.spec(manifest.partition_spec_id)
         keys = [file.partition for file in self._removed.values() if file.spec_id == spec.spec_id]
-        if not _may_hold(manifest, spec, self.schema(), keys):
+        if not may_hold(manifest, spec, self.schema(), keys):
             return []
         return manifest.fetch_manifest_entry(self._io, discard_deleted=True)
 
@@ -116,6 +113,8 @@ class Rewrite(_SnapshotProducer["Rewrite"]):
 
     def _commit(self) -> UpdatesAndRequirements:
         updates, requirements = super()._commit()
+        if self._target_branch != MAIN_BRANCH:  # or expiry could delete a manifest between a look at main and this
+            requirements += (AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=self._parent_snapshot_id),)
         if self._branch_age_ms is not None:
             age = {"max_ref_age_ms": self._branch_age_ms}
             updates = tuple(u.model_copy(update=age) if isinstance(u, SetSnapshotRefUpdate) else u for u in updates)
@@ -147,24 +146,3 @@ def _gathered(manifests: Iterable[ManifestFile]) -> tuple[dict[int, list[Manifes
         groups.setdefault(filling.setdefault(spec, len(groups)), []).append(manifest)
     rest += [group[0] for group in groups.values() if len(group) == 1]
     return {number: group for number, group in groups.items() if len(group) > 1}, rest
-
-
-def _may_hold(manifest: ManifestFile, spec: PartitionSpec, schema: Schema, keys: Collection[Any]) -> bool:
-    """Whether the partition ranges of `manifest` leave room for one of the partitions `keys`."""
-    if not keys:
-        return False
-    if not spec.fields or manifest.partitions is None:
-        return True
-    types = spec.partition_type(schema).fields
-    for index, (field, summary) in enumerate(zip(types, manifest.partitions, strict=True)):
-        values = [key[index] for key in keys]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values) and summary.contains_null:
-            continue
-        if not known or summary.lower_bound is None or summary.upper_bound is None:
-            return False
-        assert isinstance(field.field_type, PrimitiveType)  # a partition value is
-        low, high = (from_bytes(field.field_type, bound) for bound in (summary.lower_bound, summary.upper_bound))
-        if max(known) < low or min(known) > high:
-            return False
-    return True

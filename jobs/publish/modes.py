@@ -122,9 +122,8 @@ def _merge(lake: Lake, pinned: Pinned, result: Result) -> Taken:
         ((count,),) = on.rows(f"SELECT count(*) FROM ({twice})")
         if count:
             sample = on.dicts(f"{twice} ORDER BY ALL LIMIT {SAMPLE_ROWS}")
-            raise ChecksFailed(
-                job.name, job.output, [(f"key ({', '.join(job.key)}) once in the result", count, sample)]
-            )
+            check = f"each key ({', '.join(job.key)}) once in the result"
+            raise ChecksFailed(job.name, job.output, [(check, count, sample)], kept=False)
         candidates = pinned.plan(pinned.like(result.files, job.key))
         return take_rows(lake, job.output, pinned, candidates, on, matches(key, new.sql_name))
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.lake import manifests
+from cluster.lake.expire import Expired, Retention
 from cluster.lake.lake import Lake
 from tests.lake_tables import EVENTS, event_rows, in_thread, make_lake, make_stream
 
@@ -24,8 +25,8 @@ def test_progress_and_data_survive_expiry_of_all_snapshots_but_the_head(tmp_path
     lake = make_lake(tmp_path, snapshots_kept=2)
     for step in range(7):
         land(lake, step)
-    assert lake.expire(EVENTS) == 5
-    lake._expiry.expire(lake.load(EVENTS), 1)
+    assert lake.expire(EVENTS).snapshots == 5
+    lake.expire(EVENTS, Retention(1, 0, 0))
     reopened = Lake.open(lake.config)
     assert len(reopened.load(EVENTS).metadata.snapshots) == 1
     assert reopened.progress(EVENTS) == {"p0": 7}
@@ -58,7 +59,7 @@ def test_expiry_that_loses_a_race_does_nothing(tmp_path: Path) -> None:
     stale = lake.load(EVENTS)
     land(lake, 5)
     before = metadata_files(lake)
-    assert lake._expiry.expire(stale, 2) in (0, 3)
+    assert lake._expiry.expire(stale, Retention(2, 0, 0)) == Expired()
     assert sorted(lake.read(EVENTS)["n"].to_pylist()) == list(range(6))
     assert lake.progress(EVENTS) == {"p0": 6}
     assert len(before) > 0
@@ -97,7 +98,7 @@ def test_idle_table_makes_no_snapshot(tmp_path: Path) -> None:
     before = lake.load(EVENTS).metadata_location
     for _ in range(100):
         assert lake.progress(EVENTS) == {"p0": 1}
-        assert lake.expire(EVENTS) == 0
+        assert lake.expire(EVENTS) == Expired()
     assert lake.load(EVENTS).metadata_location == before
 
 
