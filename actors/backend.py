@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from actors.edge.backend import Unavailable
+from actors.edge.backend import Unavailable, WorkerLost
 from actors.peer import Peer, PeerLost
 from cluster.config import Config
 from cluster.events.verdict import Answer, Submission
@@ -42,14 +42,17 @@ class RayBackend:
         if not self.validators:
             raise Unavailable("no validate worker answers")
         peer = min(self.validators, key=lambda candidate: self.in_flight.get(candidate, 0))
+        pid = self.validators[peer]
         size = sum(len(submission.body) for submission in submissions)
         self.in_flight[peer] = self.in_flight.get(peer, 0) + size
         try:
             answers: list[Answer] = await peer.call("submit", submissions, timeout_s=timeout_s)
             return answers
         except PeerLost as error:
-            self._lost.add((peer, self.validators.pop(peer, 0)))
-            raise Unavailable(str(error)) from error
+            self._lost.add((peer, pid))
+            if self.validators.get(peer) == pid:
+                del self.validators[peer]
+            raise WorkerLost(f"{peer.name} (process {pid})") from error
         finally:
             self.in_flight[peer] -= size
 

@@ -33,7 +33,7 @@ class RunningPlatform:
     """A platform that works in `directory`; `start` before use, `stop` after."""
 
     def __init__(self, directory: Path, project: Path, environ: Mapping[str, str] = {}) -> None:
-        """Copy the files of `project` (eagleray.yaml, schemas) into `directory`."""
+        """Copy the files of `project` (eagleray.yaml, schemas, models) into `directory`."""
         self.directory = directory
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
@@ -41,7 +41,7 @@ class RunningPlatform:
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **environ, MARK: self._mark}
         directory.mkdir(parents=True, exist_ok=True)
         for file in project.iterdir():
-            if file.suffix in (".yaml", ".json"):
+            if file.suffix in (".yaml", ".json", ".py"):
                 shutil.copy(file, directory)
 
     @property

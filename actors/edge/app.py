@@ -14,9 +14,11 @@ from actors.edge.auth import Gate
 from actors.edge.backend import Backend
 from actors.edge.flight import InFlight
 from actors.edge.ingest import Ingest
+from actors.edge.isolate import Isolate, Probe
 from actors.edge.meters import Meters
 from actors.edge.openapi import document
 from actors.edge.pools import Pools
+from actors.edge.rate import Rates
 from actors.edge.refusal import refusal_of, refuse
 from actors.edge.routes import Call, Router
 from actors.edge.sql import Sql
@@ -36,12 +38,14 @@ class App:
         self.process = process
         self.meters = Meters()
         self.flight = InFlight(config.edge.in_flight_bytes_max)
+        self.rates = Rates()
+        self.isolate = Isolate(backend.submit, Probe(config))
         self.gate = Gate(KeyRing(config.keys_file) if config.edge.auth == "required" else None)
         self.status = Status(config, backend, self.gate, self.stats, self.report)
         self.router = Router(
             table(
                 config.edge,
-                ingest=Ingest(config, backend, self.flight, self.meters),
+                ingest=Ingest(config, self.isolate.submit, backend.workers, self.rates, self.flight, self.meters),
                 windows=Windows(config, backend),
                 sql=Sql(config, backend, self.flight),
                 pools=Pools(config, backend, self.flight),
@@ -73,7 +77,8 @@ class App:
         return response
 
     def close(self) -> None:
-        """Let go of the keys file."""
+        """Let go of the keys file and of the probe."""
+        self.isolate.close()
         if self.gate.ring is not None:
             self.gate.ring.close()
 

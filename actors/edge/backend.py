@@ -16,13 +16,26 @@ class Unavailable(EaglerayError):
     """A worker was lost or none is there. Whether the call took effect is not known; HTTP 503, retry later."""
 
 
+class WorkerLost(Unavailable):
+    """The worker that had the call ended meanwhile."""
+
+    def __init__(self, worker: str) -> None:
+        """`worker` names this life of it: the next one has another name."""
+        super().__init__(worker)
+        self.worker = worker
+
+    def __str__(self) -> str:
+        """For the answer."""
+        return f"{self.worker} was lost; the request may or may not have taken effect"
+
+
 class Backend(Protocol):
     """The platform behind the edge. Besides what is named, every call may raise Unavailable or TimeoutError."""
 
     async def submit(self, submissions: list[Submission], timeout_s: float) -> list[Answer]:
         """Validate and store; one answer per submission, in order, once durable.
 
-        Raises Overloaded or LogUnavailable; then nothing of the batch may be acked.
+        Raises Overloaded, LogUnavailable or WorkerLost; then nothing of the batch may be acked.
         """
         ...
 

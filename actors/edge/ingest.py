@@ -6,12 +6,12 @@ Called by app through the route table; hands whole bodies to the batcher and nev
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
 
-from actors.edge.backend import Backend
-from actors.edge.batcher import Batcher
+from actors.edge.batcher import Batcher, Submit
 from actors.edge.body import check_count, coding_of, inflated, read_body
 from actors.edge.flight import InFlight, Lease
 from actors.edge.meters import Meters
@@ -19,7 +19,8 @@ from actors.edge.rate import Rates
 from actors.edge.refusal import Refusal
 from actors.edge.routes import Call
 from cluster.config import Config
-from cluster.events.verdict import Answer, Form, Submission
+from cluster.events.verdict import ATTEMPT_HEADER, Answer, Form, Submission
+from cluster.keys import ApiKey
 
 FORMS: dict[str, Form] = {
     "application/json": "json",
@@ -30,20 +31,27 @@ FORMS: dict[str, Form] = {
     "application/jsonlines": "ndjson",
 }
 IDEMPOTENCY_KEY_CHARS_MAX = 255
+ATTEMPT_MAX = 1_000_000
 
 
 class Ingest:
     """Takes events in, for one event loop."""
 
-    def __init__(self, config: Config, backend: Backend, flight: InFlight, meters: Meters) -> None:
+    def __init__(
+        self,
+        config: Config,
+        submit: Submit,
+        workers: Callable[[], int],
+        rates: Rates,
+        flight: InFlight,
+        meters: Meters,
+    ) -> None:
         """One batcher per stream, so that one stream's trouble is not another's."""
         self._limits = config.edge
         self._flight = flight
         self._meters = meters
-        self._rates = Rates()
-        self._batchers = {
-            name: Batcher(backend.submit, backend.workers, config.edge, meters) for name in config.streams
-        }
+        self._rates = rates
+        self._batchers = {name: Batcher(submit, workers, config.edge, meters) for name in config.streams}
 
     async def post(self, call: Call) -> web.Response:
         """1. admit  2. read and inflate  3. count  4. submit and wait until durable  5. charge and answer."""
@@ -55,12 +63,13 @@ class Ingest:
         if batcher is None:
             raise Refusal(404, "unknown_stream", f"no stream is called {stream!r}; GET /v1/streams lists them")
         form, coding, idempotency_key = form_of(request), coding_of(request), _idempotency_key(request)
+        attempt = _attempt(request, key)
         self._rates.admit(key)
         with self._flight.lease() as lease:
             # 2. and 3.
             body = await self._body(request, form, coding, lease)
             # 4.
-            answer = await batcher.put(Submission(stream, form, body, key.name, idempotency_key))
+            answer = await batcher.put(Submission(stream, form, body, key.name, idempotency_key, attempt))
         # 5.
         self._rates.charge(key, answer.accepted + len(answer.rejected) + answer.duplicates)
         self._meters.judged(stream, answer)
@@ -94,6 +103,18 @@ def _idempotency_key(request: web.BaseRequest) -> str | None:
         expected = f"expected 1 to {IDEMPOTENCY_KEY_CHARS_MAX}"
         raise Refusal(400, "bad_idempotency_key", f"an Idempotency-Key of {len(value)} characters; {expected}")
     return value
+
+
+def _attempt(request: web.BaseRequest, key: ApiKey) -> int:
+    """How often these events were sent: a replay of dead letters says so, and must be who may do everything."""
+    value = request.headers.get(ATTEMPT_HEADER)
+    if value is None:
+        return 1
+    if not key.allows("admin"):
+        raise Refusal(403, "forbidden", f"{ATTEMPT_HEADER} is for replays; key {key.name!r} lacks the scope admin")
+    if not (value.isascii() and value.isdecimal() and len(value) < 8 and 1 <= int(value) <= ATTEMPT_MAX):
+        raise Refusal(400, "bad_attempt", f"{ATTEMPT_HEADER}: {value[:20]!r}; expected 1 to {ATTEMPT_MAX}")
+    return int(value)
 
 
 def _respond(answer: Answer) -> web.Response:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.edge.ingest import FORMS, IDEMPOTENCY_KEY_CHARS_MAX, Ingest
+from actors.edge.ingest import ATTEMPT_MAX, FORMS, IDEMPOTENCY_KEY_CHARS_MAX, Ingest
 from actors.edge.pools import Pools
 from actors.edge.routes import Handler, Route
 from actors.edge.sql import ARROW, Sql
 from actors.edge.status import Status
 from actors.edge.windows import Windows
 from cluster.config import EdgeConfig
-from cluster.events.verdict import REASONS
+from cluster.events.verdict import ATTEMPT_HEADER, REASONS
 from cluster.telemetry.prometheus import CONTENT_TYPE
 
 _OVERLOADED = "A named limit is reached (`overloaded`, `rate_limited`); see Retry-After"
@@ -68,6 +68,7 @@ def _streams(limits: EdgeConfig, ingest: Ingest, windows: Windows, status: Statu
             headers={
                 "Content-Encoding": "gzip, deflate or zstd",
                 "Idempotency-Key": f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters: the request is stored once per key",
+                ATTEMPT_HEADER: f"1 to {ATTEMPT_MAX}: which attempt a replay is; needs the scope admin",
             },
             body={media_type: {"schema": {}} for media_type in FORMS},
             refusals={

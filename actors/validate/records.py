@@ -15,8 +15,6 @@ from cluster.events.stream import REJECT_SCHEMA
 from cluster.log.protocol import Entry, Kind
 from cluster.log.record import encode_batch
 
-FIRST_ATTEMPT = 1
-
 
 def split(batch: pa.RecordBatch, partition_of: np.ndarray) -> list[tuple[int, pa.RecordBatch]]:
     """The rows of each partition that has any, in order; `partition_of` is (rows,) integers."""
@@ -51,12 +49,12 @@ class Records:
 
 
 def _rejects(judged: Judged) -> pa.RecordBatch:
-    rejections, sources = zip(*judged.rejects, strict=True)
+    rejections, submissions = zip(*judged.rejects, strict=True)
     columns = [
         pa.array([rejection.original for rejection in rejections], pa.binary()),
         pa.array([rejection.reason for rejection in rejections], pa.string()),
         pa.array([rejection.detail for rejection in rejections], pa.string()),
-        pa.array(sources, pa.string()),
-        pa.array([FIRST_ATTEMPT] * len(rejections), pa.int32()),
+        pa.array([submission.source for submission in submissions], pa.string()),
+        pa.array([submission.attempt for submission in submissions], pa.int32()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=REJECT_SCHEMA)

@@ -12,12 +12,12 @@ from cluster.cli.client import Retries
 from cluster.cli.letters import DeadLetter, Filter, Letters
 from cluster.cli.target import DEFAULT_CONFIG, ConfigFile, Key, Url, connect
 from cluster.errors import ConfigError
+from cluster.events.verdict import ATTEMPT_HEADER
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 BODY_BYTES = 1 << 20  # of one request
 REJECTED_SHOWN = 20
-ATTEMPT_HEADER = "X-Eagleray-Attempt"
 
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="The stream whose dead letters are meant.")]
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason.")]
@@ -72,7 +72,10 @@ def replay(
     key: Key = None,
     config_file: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Send the original bytes again, once the schema is mended; what is rejected again is a new dead letter."""
+    """Send the original bytes again, once the schema is mended; what is rejected again is a new dead letter.
+
+    Needs a key with scope admin.
+    """
     wanted = Filter(reason, since, until, identity).sql()
     accepted, rejected = 0, []
     with Letters(config_file) as letters, connect(url, key, config_file) as client:

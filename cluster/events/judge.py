@@ -34,7 +34,7 @@ class Judged:
     batch: pa.RecordBatch  # of Stream.log_schema: the accepted events
     partition_hash: np.ndarray  # (rows,) uint64; the partition is this modulo the number of partitions
     answers: list[Answer]  # one per submission
-    rejects: list[tuple[Rejection, str]]  # with the source of each
+    rejects: list[tuple[Rejection, Submission]]  # with the submission of each
 
 
 @dataclass
@@ -215,8 +215,8 @@ def _duplicates(rows: _Rows, ids: Sequence[bytes | None]) -> list[int]:
     return counts
 
 
-def _rejects(readings: Sequence[Reading], submissions: Sequence[Submission]) -> list[tuple[Rejection, str]]:
+def _rejects(readings: Sequence[Reading], submissions: Sequence[Submission]) -> list[tuple[Rejection, Submission]]:
     found = []
     for reading, submission in zip(readings, submissions, strict=True):
-        found += [(r, submission.source) for r in sorted(reading.rejections, key=lambda r: r.index)]
+        found += [(r, submission) for r in sorted(reading.rejections, key=lambda r: r.index)]
     return found

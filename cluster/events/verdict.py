@@ -5,17 +5,21 @@ Bad data is a value: a `Rejection` names index, reason and cause, and keeps the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Reason = Literal["json", "schema", "time", "future", "too_large", "too_deep", "id"]
+Reason = Literal["json", "schema", "time", "future", "too_large", "too_deep", "id", "crash"]
 """Why an event was rejected; a closed set, also the label of the metric.
 
 json: not one well-formed JSON value in UTF-8 · schema: does not match the stream's schema · time: event time missing or
 not readable · future: beyond now + max_future · too_large: above edge.event_bytes_max · too_deep: nested deeper than
-edge.depth_max · id: the deduplication id is missing or not a string or integer.
+edge.depth_max · id: the deduplication id is missing or not a string or integer · crash: judging it ends the process.
 """
 REASONS: tuple[str, ...] = get_args(Reason)
+
+ATTEMPT_HEADER = "X-Eagleray-Attempt"
+"""The HTTP header by which a replay says which attempt it is; needs the scope `admin`."""
 
 Form = Literal["json", "ndjson"]
 """How a request's body is laid out: one JSON object or array (`json`), or one object a line (`ndjson`)."""
@@ -26,6 +30,8 @@ class Submission:
     """One request's events on their way from the edge to validation.
 
     `body` is inflated already; `source` is the name of the API key (`anonymous` where authentication is off).
+    `attempt` counts how often these events were sent, a replay of dead letters being the next. `condemned` are the
+    indices of events that are not to be judged but rejected as `crash`, each with the detail.
     """
 
     stream: str
@@ -33,6 +39,8 @@ class Submission:
     body: bytes
     source: str = "anonymous"
     idempotency_key: str | None = None
+    attempt: int = 1
+    condemned: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

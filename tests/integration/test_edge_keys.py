@@ -96,3 +96,22 @@ def test_keys_file_that_cannot_be_read_is_not_ready(tmp_path: Path) -> None:
         assert (reply.status, reply.json["error"]) == (503, "not_ready")
         assert "keys.db" in reply.json["detail"]
         assert post(edge, "er_any").status == 401
+
+
+def test_who_may_do_everything_may_say_which_attempt_it_is(edge: ServedEdge, store: KeyStore) -> None:
+    admin, writer = store.create("admin", ["admin"]), store.create("writer", ["write:*"])
+    settle(edge, writer, 200)
+    edge.platform.submissions.clear()
+
+    def attempt(key: str, value: str) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {key}", "X-Eagleray-Attempt": value}
+        reply = edge.request("POST", "/v1/streams/ui/events", b"{}", headers)
+        return reply.status, reply.json.get("error", "")
+
+    assert attempt(admin, "3") == (200, "")
+    assert [submission.attempt for submission in edge.platform.submissions] == [3]
+    assert attempt(writer, "3") == (403, "forbidden")
+    assert {attempt(admin, bad) for bad in ("0", "-1", "1000001", "x", "", "1e3", "\xb2", "9" * 5000)} == {
+        (400, "bad_attempt")
+    }
+    assert len(edge.platform.submissions) == 1

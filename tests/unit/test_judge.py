@@ -64,8 +64,8 @@ def refusal(judge: Judge, sent: bytes) -> tuple[str, str]:
     found = lines(judge, sent)
     ((index, reason, detail),) = found.answers[0].rejected
     assert (index, found.answers[0].accepted, found.batch.num_rows) == (0, 0, 0)
-    ((rejection, source),) = found.rejects
-    assert (rejection.original, source) == (sent, "anonymous")
+    ((rejection, submission),) = found.rejects
+    assert (rejection.original, submission.source) == (sent, "anonymous")
     return reason, detail
 
 
@@ -105,7 +105,7 @@ def test_rows_are_in_the_order_of_requests_and_events(judge: Judge) -> None:
     assert [answer.accepted for answer in found.answers] == [2, 1, 2, 0, 0, 0, 0]
     assert found.answers[2].rejected == [(1, "schema", "expected an object, found a number")]
     assert [answer.malformed is not None for answer in found.answers] == [False, False, False, True, False, False, True]
-    assert [source for _, source in found.rejects] == ["a", "a"]
+    assert [submission.source for _, submission in found.rejects] == ["a", "a"]
 
 
 @pytest.mark.parametrize(
