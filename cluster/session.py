@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -29,6 +31,7 @@ class Session:
     """A joined Ray cluster; `directory` is set where it is our own and goes with `close`."""
 
     directory: Path | None = None
+    jobs_url: str | None = None  # of the job server, where one was started
 
     def close(self) -> None:
         """Leave the cluster; stop it and remove its files if it is our own."""
@@ -42,19 +45,28 @@ def connect(config: Config, address: str | None) -> Session:
     return _join(config, address) if address else _start()
 
 
-def _start() -> Session:
+def serve_jobs() -> Session:
+    """Start Ray with a job server on this machine, for `eagleray job submit`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    session = _start(include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=port)
+    return Session(session.directory, f"http://127.0.0.1:{port}")
+
+
+def _start(**settings: Any) -> Session:
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Unix sockets allow 107 bytes of path, so the session gets a short temporary directory of its own.
     directory = Path(tempfile.mkdtemp(prefix="er-"))
     ray.init(
         namespace=NAMESPACE,
-        include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
         num_cpus=max(2, os.cpu_count() or 2),
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=str(directory),
+        **{"include_dashboard": False, **settings},
     )
     return Session(directory)
 

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "scale": Entry("cluster.cli.scale:scale", "Set the size of a worker pool."),
     "send": Entry("cluster.cli.send:send", "Send events from a file or standard input."),
     "sql": Entry("cluster.cli.sql:sql", "Ask the tables, read-only."),
+    "job": Entry("cluster.cli.job:app", "Run, backfill, schedule and submit batch jobs."),
     "keys": Entry("cluster.cli.keys:app", "Create, list and revoke API keys."),
     "dead-letters": Entry("cluster.cli.dead_letters:app", "List, show and replay rejected events."),
     "demo": Entry("cluster.cli.demo:demo", "Watch the whole platform work for half a minute."),

@@ -44,8 +44,14 @@ class Progress:
 class Board:
     """Every node of a run and where it stands."""
 
-    def __init__(self, nodes: Sequence[Node], capacity: Capacity, done: Mapping[str, str]) -> None:
-        """`nodes` in an order that runs; `done` were made by an earlier run and count as succeeded."""
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        capacity: Capacity,
+        done: Mapping[str, str],
+        blocked: Mapping[str, str] = {},
+    ) -> None:
+        """`nodes` in an order that runs; `done` by an earlier run: as if succeeded; `blocked`: as if failed."""
         self.capacity = capacity
         self.rows = {node.key: Progress(node, number) for number, node in enumerate(nodes)}
         self._feeds: dict[str, list[str]] = {key: [] for key in self.rows}
@@ -63,6 +69,10 @@ class Board:
             row.blocked_by -= done.keys()
             if not row.blocked_by and row.state == "waiting":
                 self._ready[key] = None
+        for key in self.rows.keys() & blocked.keys():
+            self._ready.pop(key, None)
+            self._give_up(key, "skipped")
+            self.rows[key].reason = blocked[key]
 
     @property
     def finished(self) -> bool:
@@ -156,9 +166,11 @@ class Board:
             if not row.blocked_by and row.state == "waiting":
                 self._ready[after] = None
 
-    def _give_up(self, key: str) -> list[Progress]:
+    def _give_up(self, key: str, state: State = "failed") -> list[Progress]:
         """End a node without a result, and all that cannot run without it; returns those."""
-        self._end(key, "failed")
+        if self.rows[key].state in FINAL:
+            return []
+        self._end(key, state)
         culprit = self.rows[key].node.job.name
         skipped = []
         stack = list(self._feeds[key])

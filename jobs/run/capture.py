@@ -12,6 +12,8 @@ from typing import TextIO
 
 from cluster.telemetry.logging import ConsoleFormatter
 
+_CHATTY = ("pyiceberg", "py4j", "ray", "urllib3")  # what they say at level info concerns nobody
+
 
 @contextmanager
 def captured(log: Path) -> Iterator[TextIO]:
@@ -20,6 +22,7 @@ def captured(log: Path) -> Iterator[TextIO]:
     with log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(ConsoleFormatter())
+        handler.addFilter(lambda record: record.levelno > logging.INFO or not record.name.startswith(_CHATTY))
         root = logging.getLogger()
         level = root.level
         root.addHandler(handler)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ from jobs.run.pipe import receive, send
 from jobs.run.scratch import make_scratch, sweep
 from jobs.run.workers import Task, Work
 
+EXIT_S = 2.0  # between the end of a child's answers and its own
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -65,10 +67,8 @@ class LocalWorkers:
         child.task = task
         self._busy[task.key] = child
         self._selector.register(child.answers, selectors.EVENT_READ, child)
-        try:
+        with suppress(BrokenPipeError):  # it died while idle: `wait` finds its end
             send(child.requests, task)
-        except BrokenPipeError:
-            pass  # it died while idle: `wait` finds its end
 
     def wait(self, timeout_s: float | None) -> Sequence[tuple[str, Ending]]:
         """The attempts that ended; returns as soon as there are any."""
@@ -80,6 +80,8 @@ class LocalWorkers:
             answer = receive(child.answers)
             self._release(task.key)
             if answer is None:
+                with suppress(subprocess.TimeoutExpired):
+                    child.process.wait(EXIT_S)  # how it ended tells why
                 answer = death_of(task.job, task.log, self._end(child))
             else:
                 self._idle.append(child)
@@ -110,7 +112,8 @@ class LocalWorkers:
         )
         assert process.stdin and process.stdout
         child = _Child(process, process.stdin, process.stdout, make_scratch(self._config))
-        send(child.requests, (self._config, child.scratch, self._work))
+        with suppress(BrokenPipeError):
+            send(child.requests, (self._config, child.scratch, self._work))
         return child
 
     def _release(self, key: str) -> _Child:
@@ -123,9 +126,7 @@ class LocalWorkers:
         child.process.kill()
         code = child.process.wait()
         for stream in (child.requests, child.answers):
-            try:
+            with suppress(BrokenPipeError):  # what was still in the buffer
                 stream.close()
-            except BrokenPipeError:
-                pass  # what was still in the buffer
         shutil.rmtree(child.scratch, ignore_errors=True)
         return code

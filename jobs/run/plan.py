@@ -35,6 +35,7 @@ class Plan:
     date: str
     nodes: Sequence[Node]
     done: Mapping[str, str] = field(default_factory=dict)  # key → the run that did it: not run again
+    blocked: Mapping[str, str] = field(default_factory=dict)  # key → why it cannot run, nor what needs it
 
 
 def key_of(job: str, period: Period) -> str:

@@ -88,5 +88,13 @@ def latest_states(engine: Engine, jobs: Iterable[str]) -> dict[str, Row]:
         return {row["job"]: row for row in _rows(connection.execute(query.order_by(nodes.c.number)))}
 
 
+def latest_of(engine: Engine, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Row]:
+    """By job and period, its newest node, whatever its state."""
+    wanted = sa.or_(sa.false(), *(sa.and_(nodes.c.job == job, nodes.c.period == period) for job, period in pairs))
+    with engine.connect() as connection:
+        found = _rows(connection.execute(sa.select(nodes).where(wanted).order_by(nodes.c.run, nodes.c.number)))
+    return {(row["job"], row["period"]): row for row in found}
+
+
 def _rows(found: sa.CursorResult[Any]) -> list[Row]:
     return [dict(row) for row in found.mappings()]

@@ -67,7 +67,7 @@ class Runner:
         capacity = self._workers.capacity
         if self._parallel:
             capacity = type(capacity)(min(self._parallel, capacity.nodes), capacity.cpus, capacity.memory_bytes)
-        board = Board(plan.nodes, capacity, plan.done)
+        board = Board(plan.nodes, capacity, plan.done, plan.blocked)
         self._refuse_giants(board)
         run = self.run_id = self._history.begin(plan, kind, list(board.rows.values()), resumes)
         try:
@@ -106,6 +106,7 @@ class Runner:
             node_id = f"{run}.{row.number}"
             log = self._logs / run / log_name(key)
             self._workers.start(Task(key, job, row.node.period, node_id, row.attempt, log))
+        self._watch(run, board)
 
     def _timeout_s(self, board: Board) -> float:
         now_s = time.monotonic()

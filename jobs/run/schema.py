@@ -89,9 +89,10 @@ claims = sa.Table(
     sa.Column("job", sa.String(80), primary_key=True),
     sa.Column("period", sa.String(40), primary_key=True),
     sa.Column("tick_us", _big, nullable=False),
+    sa.Column("claimed_us", _big, nullable=False),
     sa.Column("owner", sa.String(200), nullable=False),
     sa.Column("run", sa.String(40)),
-    sa.Column("state", sa.String(20), nullable=False),  # claimed, or how it ended
+    sa.Column("state", sa.String(20), nullable=False),  # seen, claimed, or how it ended
 )
 leases = sa.Table(
     "eagleray_leases",  # of output tables: one run at a time writes a table

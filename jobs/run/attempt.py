@@ -1,0 +1,93 @@
+"""One attempt at a job for a period: pin its inputs, execute, publish. Knows neither Ray nor the history.
+
+Promise: raises, and leaves the output table as it was, or returns with the result in it; the same `run_id` again finds
+what it had published. All inputs are read as of one instant, whatever happens to them meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from cluster.config import Config
+from cluster.errors import JobFailed
+from cluster.lake.lake import Lake
+from cluster.lake.pin import open_snapshots
+from cluster.lake.scan import Pinned
+from jobs.engines.execute import execute
+from jobs.engines.incremental import Position, position, positions
+from jobs.model import Job
+from jobs.period import Period
+from jobs.publish.audit import incremental_positions, publish
+from jobs.publish.mark import RunMark
+from jobs.run.outcome import Outcome
+
+
+def perform(
+    config: Config,
+    job: Job,
+    period: Period,
+    run_id: str,
+    attempt: int,
+    log: Callable[[str], None],
+    scratch: Path | None = None,
+) -> Outcome:
+    """Make `job`'s result for `period` and publish it; raises JobFailed, ChecksFailed, ConfigError.
+
+    `log` takes lines for the run's log; `scratch` takes what engines spill, default: a directory under `jobs_dir`.
+    """
+    lake = _lake(config)
+    # 1. pin the inputs, all at one instant
+    pinned = _pin(config, job)
+    reached = _reached(config, job, pinned)
+    snapshots = {name: table.snapshot_id for name, table in pinned.items()}
+    for name, snapshot in snapshots.items():
+        log(f"reads {name} at snapshot {snapshot or '(none)'}")
+    since = incremental_positions(lake, job) if job.mode == "incremental" else None
+    mark = RunMark(run_id, job.name, period.label, attempt, snapshots, since)
+    if scratch is None:
+        (config.jobs_dir / "tmp").mkdir(parents=True, exist_ok=True)
+    temp = Path(mkdtemp(dir=scratch or config.jobs_dir / "tmp"))
+    try:
+        # 2. execute  3. publish, as the rows come
+        with execute(config, job, period, pinned, temp, since) as produced:
+            published = publish(lake, job, period, produced.reader, mark, reached)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    log(f"{job.output}: {published.rows:,} rows in {published.files} files, snapshot {published.snapshot_id}")
+    inputs: dict[str, Any] = {
+        name: {"snapshot": snapshot, "position": reached.get(name)} for name, snapshot in snapshots.items()
+    }
+    return Outcome(published.rows, published.bytes, published.files, published.snapshot_id, published.already, inputs)
+
+
+_lakes: dict[tuple[str, str], Lake] = {}
+
+
+def _lake(config: Config) -> Lake:
+    """The lake, opened once per process: a catalog takes longer to open than an empty job to run."""
+    key = (config.catalog_uri, config.warehouse)
+    if key not in _lakes:
+        _lakes[key] = Lake.open(config)
+    return _lakes[key]
+
+
+def _pin(config: Config, job: Job) -> dict[str, Pinned]:
+    pinned = open_snapshots(config).pin(job.inputs)
+    for name in job.inputs:
+        if name not in pinned:
+            message = f"table {name} does not exist yet: the job that makes it has never succeeded"
+            place = (job.name, job.engine, str(job.source.file), job.source.line)
+            raise JobFailed(*place, message, {n: table.snapshot_id for n, table in pinned.items()}, retryable=False)
+    return pinned
+
+
+def _reached(config: Config, job: Job, pinned: Mapping[str, Pinned]) -> dict[str, Position]:
+    """How far the inputs are: of an incremental job all that grow, else streams, to know later what came late."""
+    if job.mode == "incremental":
+        return positions(pinned)
+    streams = {f"{stream}.events" for stream in config.streams}
+    return {name: position(table) for name, table in pinned.items() if name in streams}

@@ -1,0 +1,110 @@
+"""Runs a script or a project through Ray's Job Submission API, follows its log, and ends as it ends.
+
+The same on a laptop, where a Ray with a job server is started for it and stopped afterwards, and on a remote cluster.
+What is shipped is the script's or the project's folder, without data and caches, and Eagleray itself where the cluster
+may not have it. Nothing is installed on the way: no package registry is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.config import load_config
+from cluster.errors import ConfigError, EaglerayError
+
+EXCLUDED = ["data/", ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", "node_modules/"]
+CONFIG = "eagleray.yaml"
+PACKAGES = ("cluster", "actors", "jobs")
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def submit(target: Path, arguments: Sequence[str], address: str | None, env: Sequence[str], wait: bool) -> int:
+    """Run `target` with `arguments` on the cluster at `address`, or here; returns the exit code.
+
+    Raises ConfigError for what cannot be run, EaglerayError where the job server does not answer.
+    """
+    python = sys.executable if address is None else "python"
+    folder, entrypoint = entry(target, arguments, python)
+    variables = {**_places(folder), **dict(_variable(text) for text in env)}
+    if address is None and not wait:
+        raise ConfigError("--no-wait", "a Ray of its own ends with the command; expected --address as well")
+    runtime: dict[str, Any] = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
+    if address is not None:
+        runtime["py_modules"] = [str(_ROOT / name) for name in PACKAGES]
+        return _run(address if "://" in address else f"http://{address}", entrypoint, runtime, wait)
+    from cluster.session import serve_jobs
+
+    session = serve_jobs()
+    try:
+        assert session.jobs_url
+        return _run(session.jobs_url, entrypoint, runtime, wait)
+    finally:
+        session.close()
+
+
+def entry(target: Path, arguments: Sequence[str], python: str) -> tuple[Path, str]:
+    """What to ship and what to run there; raises ConfigError where `target` is neither a script nor a project."""
+    words = list(arguments)
+    if target.is_dir():
+        if not (target / CONFIG).exists():
+            raise ConfigError(str(target), f"a project has an {CONFIG}; expected a project's folder or a .py file")
+        command = [python, "-P", "-m", "cluster.cli.app", "job", *(words or ["run", "--all"])]
+        return target.resolve(), shlex.join(command)
+    if target.suffix != ".py" or not target.is_file():
+        raise ConfigError(str(target), "expected a Python script (.py) or a project's folder")
+    return target.resolve().parent, shlex.join([python, target.name, *words])
+
+
+def _places(folder: Path) -> dict[str, str]:
+    """Where the project keeps its data: relative to its own folder, not to the copy that is shipped."""
+    if not (folder / CONFIG).exists():
+        return {}
+    config = load_config(folder / CONFIG)
+    places = {"EAGLERAY__DATA_DIR": str(config.data_dir)}
+    if config.lake.warehouse:
+        places["EAGLERAY__LAKE__WAREHOUSE"] = config.lake.warehouse
+    if config.lake.catalog.uri:
+        places["EAGLERAY__LAKE__CATALOG__URI"] = config.lake.catalog.uri
+    return places
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError("--env", f"expected NAME=VALUE, found {text!r}")
+    return name, value
+
+
+def _run(url: str, entrypoint: str, runtime: dict[str, Any], wait: bool) -> int:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(url)
+        job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
+    except (ConnectionError, RuntimeError) as error:
+        raise EaglerayError(f"the job server at {url} did not take the job: {error}") from error
+    print(f"submitted {job} to {url}: {entrypoint}", file=sys.stderr, flush=True)
+    if not wait:
+        print(job)
+        return 0
+    try:
+        asyncio.run(_follow(client, job))
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        raise EaglerayError(f"{job} was stopped") from None
+    info = client.get_job_info(job)
+    status = client.get_job_status(job)
+    if str(status) == "SUCCEEDED":
+        return 0
+    print(f"{job} {str(status).lower()}: {str(info.message).partition(chr(10))[0]}", file=sys.stderr)
+    return int(info.driver_exit_code or 1)
+
+
+async def _follow(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)
