@@ -21,6 +21,7 @@ from actors.pool import Kind, Member, Pool, process_facts
 from cluster.clock import SystemClock
 from cluster.config import Config
 from cluster.errors import EaglerayError
+from cluster.telemetry.logging import configure_file
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Controller:
 
     def __init__(self, config: Config, kinds: Mapping[str, Kind]) -> None:
         """Nothing is started before `run`."""
+        configure_file(config.logs_dir, "controller")
         self.config = config
         sizes = {
             "edge": config.edge.processes,

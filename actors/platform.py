@@ -59,14 +59,14 @@ def kinds(config: Config, sql_worker: type | None) -> dict[str, Kind]:
     """Every pool's workers. `sql_worker` comes from the batch plane, which this package does not know."""
     found = {
         # Two threads: one decodes while the other waits for the disk; more would only queue for the interpreter.
-        "validate": Kind("validate", ValidateWorker, (config,), concurrency=3),
-        "window": Kind("window", WindowWorker, (config,), concurrency=8),
-        "writer": Kind("writer", WriterWorker, (config,), concurrency=4),
-        "committer": Kind("committer", Committer, (config,), concurrency=100),
-        "edge": Kind("edge", EdgeActor, (config,), concurrency=1000),
+        "validate": Kind("validate", ValidateWorker, (config,), config.logs_dir, concurrency=3),
+        "window": Kind("window", WindowWorker, (config,), config.logs_dir, concurrency=8),
+        "writer": Kind("writer", WriterWorker, (config,), config.logs_dir, concurrency=4),
+        "committer": Kind("committer", Committer, (config,), config.logs_dir, concurrency=100),
+        "edge": Kind("edge", EdgeActor, (config,), config.logs_dir, concurrency=1000),
     }
     if sql_worker:
-        found["sql"] = Kind("sql", sql_worker, (config,), concurrency=4)
+        found["sql"] = Kind("sql", sql_worker, (config,), config.logs_dir, concurrency=4)
     return found
 
 

@@ -12,12 +12,14 @@ import logging
 import os
 import resource
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from actors.peer import PeerLost, RayPeer
 from cluster.session import NAMESPACE
+from cluster.telemetry.logging import configure_file
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +28,15 @@ HEARTBEAT_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Kind:
-    """How the workers of a pool are made: `cls(*args)`, with up to `concurrency` calls at once in each."""
+    """How the workers of a pool are made: `cls(*args)`, with up to `concurrency` calls at once in each.
+
+    Each logs to a file of its own in `logs`, by name.
+    """
 
     pool: str
     cls: type
     args: tuple[Any, ...]
+    logs: Path
     concurrency: int = 8
 
 
@@ -98,7 +104,7 @@ async def _beat(member: Member) -> None:
 
 def _make(name: str, kind: Kind) -> Any:
     remote: Any = ray.remote  # its stubs know fewer options than it takes
-    actor = remote(concurrency_groups={"health": 1})(_hosted(kind.cls))
+    actor = remote(concurrency_groups={"health": 1})(_hosted(kind.cls, kind.logs, name))
     return actor.options(
         name=name,
         namespace=NAMESPACE,
@@ -111,15 +117,15 @@ def _make(name: str, kind: Kind) -> Any:
     ).remote(*kind.args)
 
 
-def _hosted(cls: type) -> type:
-    """`cls` in a process of its own: tidied up after its start, and with one more method: who am I.
+def _hosted(cls: type, logs: Path, name: str) -> type:
+    """`cls` in a process of its own: with logs, tidied up after its start, and with one more method: who am I.
 
     `process` is answered on a thread of its own even when the worker is busy.
     """
-
     construct: Any = cls.__init__  # type: ignore[misc]
 
     def start(self: Any, *args: Any) -> None:
+        configure_file(logs, name)
         construct(self, *args)
         # What is there now stays, and rows hold no cycles: young garbage is looked at every 50,000 objects instead of
         # every 700. It took a seventh of a validator's time.

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from cluster.config import Config, load_config
 from cluster.errors import ConfigError, EaglerayError
+from cluster.telemetry.logging import configure
 
 if TYPE_CHECKING:  # the import is for `check`, after the configuration was read
     from cluster.events.stream import Stream
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # the import is for `check`, after the configuration was read
 
 def up(config_file: Path, address: str | None = None, data: Path | None = None, port: int | None = None) -> None:
     """Run until told to stop. Raises ConfigError before anything starts, EaglerayError where it could not finish."""
+    configure("console", "warning")
     config = load_config(config_file, data_dir=data, port=port)
     streams = check(config)
     config.data_dir.mkdir(parents=True, exist_ok=True)

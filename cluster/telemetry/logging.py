@@ -1,4 +1,6 @@
-"""Structured logs on stderr, one line each, as JSON or for people. Called once by every process as it starts.
+"""Structured logs, one line each, as JSON or for people. Called once by every process as it starts.
+
+Actors write to a file of their own, rotated and bounded; commands write to stderr.
 
 Fields are given as `logger.info("took over", extra={"stream": name})`. Promise: what looks like an API key never leaves
 the process, and callers log names and counts, never the content of events.
@@ -6,15 +8,23 @@ the process, and callers log names and counts, never the content of events.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import re
 import sys
 import traceback
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import IO, Any, Literal
 
 from cluster.clock import iso
 
+logger = logging.getLogger(__name__)
+
+LOG_BYTES_MAX = 8 << 20  # of one file
+LOGS_KEPT = 3  # older files of the same process
+CRASHES_BYTES_MAX = 1 << 20  # some hundred crashes; then the file begins anew
 Form = Literal["json", "console"]
 
 _SECRET = re.compile(r"er_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+\S+")
@@ -69,8 +79,43 @@ class ConsoleFormatter(logging.Formatter):
 
 def configure(form: Form = "json", level: str = "info", stream: IO[str] | None = None) -> None:
     """Send every log of this process to `stream` (default stderr) from `level` on; replaces earlier settings."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    _install(logging.StreamHandler(stream or sys.stderr), form, level)
+
+
+def configure_file(directory: Path, process: str, level: str = "info") -> None:
+    """Send every log of this process to `PROCESS.log` in `directory`, as JSON; what kills it goes to `PROCESS.crash`.
+
+    Where the file cannot be opened, logs go to stderr: a full disk must not keep a process from starting.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / f"{process}.log"
+        handler = RotatingFileHandler(file, maxBytes=LOG_BYTES_MAX, backupCount=LOGS_KEPT, encoding="utf-8")
+        _catch_crashes(directory / f"{process}.crash")
+    except OSError as error:
+        configure("json", level)
+        logger.warning("logs go to stderr: %s", error)
+        return
+    _install(handler, "json", level)
+
+
+def _install(handler: logging.Handler, form: Form, level: str) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, RotatingFileHandler):
+            old.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def _catch_crashes(file: Path) -> None:
+    """Let a fatal signal write the stacks of all threads to `file`, after those of earlier lives."""
+    if file.exists() and file.stat().st_size > CRASHES_BYTES_MAX:
+        file.unlink()
+    stacks = file.open("a")
+    faulthandler.enable(stacks)
+    _held.append(stacks)  # faulthandler keeps only the number
+
+
+_held: list[IO[str]] = []

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.telemetry.gather import platform_samples
 from cluster.telemetry.histogram import Histogram, Recent
-from cluster.telemetry.logging import configure, redact
+from cluster.telemetry.logging import configure, configure_file, redact
 from cluster.telemetry.metrics import METRICS, labelled, parse_sample, sample
 from cluster.telemetry.prometheus import histogram_samples, render
 
@@ -148,6 +150,40 @@ def test_console_logs_are_one_line_with_fields(logs: io.StringIO) -> None:
     logging.getLogger("edge").info("not shown")
     logging.getLogger("edge").warning("full", extra={"limit": 3})
     assert re.fullmatch(r"\S+Z WARNING edge: full limit=3\n", logs.getvalue())
+
+
+def test_logs_of_a_process_are_rotated_and_bounded(tmp_path: Path) -> None:
+    code = """
+import logging, pathlib, sys
+from cluster.telemetry import logging as ours
+ours.LOG_BYTES_MAX = 2000
+ours.configure_file(pathlib.Path(sys.argv[1]) / "logs", "writer-0")
+for number in range(200):
+    logging.getLogger("writer").info("took er_0123456789abcdef", extra={"number": number})
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    files = sorted(file.name for file in (tmp_path / "logs").iterdir() if file.suffix != ".crash")
+    assert files == ["writer-0.log", "writer-0.log.1", "writer-0.log.2", "writer-0.log.3"]
+    assert all((tmp_path / "logs" / file).stat().st_size <= 2000 for file in files)
+    last = json.loads((tmp_path / "logs" / "writer-0.log").read_text().splitlines()[-1])
+    assert (last["message"], last["number"]) == ("took [key]", 199)
+
+
+def test_a_log_that_cannot_be_opened_stops_nobody(
+    logs: io.StringIO, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").write_text("a file")
+    configure_file(tmp_path / "logs", "writer-0")
+    logging.getLogger("writer").info("goes on")
+    assert "goes on" in capsys.readouterr().err
+
+
+def test_what_kills_a_process_is_written_down(tmp_path: Path) -> None:
+    code = "import sys, os, pathlib; from cluster.telemetry.logging import configure_file\n"
+    code += "configure_file(pathlib.Path(sys.argv[1]), 'writer-0'); os.abort()"
+    for lives in (1, 2):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+        assert (tmp_path / "writer-0.crash").read_text().count("Fatal Python error: Aborted") == lives
 
 
 def test_bearer_tokens_are_redacted() -> None:
