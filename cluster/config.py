@@ -234,6 +234,11 @@ class Config(Section):
         return self.data_dir / "state"
 
     @property
+    def logs_dir(self) -> Path:
+        """Logs of every actor."""
+        return self.data_dir / "logs"
+
+    @property
     def jobs_folder(self) -> Path:
         """Where the project's jobs are declared."""
         return self.file.parent / self.jobs.folder
