@@ -55,8 +55,8 @@ class EdgeActor:
         return self.edge.stats() if self.edge else {}
 
 
-def kinds(config: Config, sql_worker: type | None) -> dict[str, Kind]:
-    """Every pool's workers. `sql_worker` comes from the batch plane, which this package does not know."""
+def kinds(config: Config, sql_worker: type | None, scheduler: type | None = None) -> dict[str, Kind]:
+    """Every pool's workers. `sql_worker` and `scheduler` are the batch plane's, which this package does not know."""
     found = {
         # Two threads: one decodes while the other waits for the disk; more would only queue for the interpreter.
         "validate": Kind("validate", ValidateWorker, (config,), config.logs_dir, concurrency=3),
@@ -67,13 +67,15 @@ def kinds(config: Config, sql_worker: type | None) -> dict[str, Kind]:
     }
     if sql_worker:
         found["sql"] = Kind("sql", sql_worker, (config,), config.logs_dir, concurrency=4)
+    if scheduler:
+        found["scheduler"] = Kind("scheduler", scheduler, (config,), config.logs_dir, concurrency=2)
     return found
 
 
 class Platform:
     """The running platform, from outside."""
 
-    def __init__(self, config: Config, sql_worker: type | None = None) -> None:
+    def __init__(self, config: Config, sql_worker: type | None = None, scheduler: type | None = None) -> None:
         """Make the controller, or find the one that runs."""
         remote: Any = ray.remote
         self.controller = (
@@ -87,7 +89,7 @@ class Platform:
                 max_concurrency=100,
                 num_cpus=0,
             )
-            .remote(config, kinds(config, sql_worker))
+            .remote(config, kinds(config, sql_worker, scheduler))
         )
 
     def start(self) -> int:

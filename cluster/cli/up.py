@@ -45,7 +45,26 @@ def check(config: Config) -> dict[str, Stream]:
     for name, stream in streams.items():
         check_layout(f"{config.file}: streams.{name}.lake", stream)
     open_log(config).close()
+    if config.jobs_folder.is_dir():
+        _check_jobs(config)
     return streams
+
+
+def _check_jobs(config: Config) -> None:
+    from jobs.project.load import load_project
+    from jobs.run.history import History
+
+    load_project(config)
+    History.open(config).close()
+
+
+def _scheduler(config: Config) -> type | None:
+    """What starts jobs by their schedules; a project without jobs needs none."""
+    if not config.jobs_folder.is_dir():
+        return None
+    from jobs.schedule.scheduler import Scheduler
+
+    return Scheduler
 
 
 def _run(config: Config, streams: dict[str, Stream], address: str | None, stop: threading.Event) -> None:
@@ -59,7 +78,7 @@ def _run(config: Config, streams: dict[str, Stream], address: str | None, stop: 
     _heed_signals(stop)  # again: Ray puts a SIGTERM handler of its own in place, which exits at once
     place = config.data_dir / "platform.json"
     try:
-        platform = Platform(config, SqlWorker)
+        platform = Platform(config, SqlWorker, _scheduler(config))
         url = f"http://{config.edge.host}:{platform.start()}"
         place.write_text(json.dumps({"url": url, "pid": os.getpid()}))
         print(f"ready {url}", flush=True)

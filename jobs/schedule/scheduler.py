@@ -47,6 +47,7 @@ class Scheduler:
         self._stamp: object = None
         self._wake = threading.Event()
         self._closed = False
+        self._runs: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -60,6 +61,14 @@ class Scheduler:
         self._closed = True
         self._wake.set()
         self._thread.join()
+
+    def look(self) -> None:
+        """Look now at what is due."""
+        self._wake.set()
+
+    def running(self) -> int:
+        """Runs that go on."""
+        return sum(thread.is_alive() for thread in self._runs)
 
     def _work(self) -> None:
         while not self._closed:
@@ -128,7 +137,9 @@ class Scheduler:
         blocked = self._blocked(project, chosen, {node.key for node in planned.nodes})
         run = Plan(planned.what, planned.date, planned.nodes, blocked=blocked)
         by_key = {key_of(one.job.name, one.period): one.claim for one in chosen}
-        threading.Thread(target=self._run, args=(run, by_key), name="run", daemon=True).start()
+        self._runs = [thread for thread in self._runs if thread.is_alive()]
+        self._runs.append(threading.Thread(target=self._run, args=(run, by_key), name="run", daemon=True))
+        self._runs[-1].start()
 
     def _blocked(self, project: Project, chosen: list[Due], keys: set[str]) -> dict[str, str]:
         """What needs a job that failed for the same period, in an earlier run."""
