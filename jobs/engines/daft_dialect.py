@@ -105,7 +105,7 @@ def _column(node: Node) -> Iterator[Edit]:
 def _instant(node: Node, data: bytes) -> Iterator[Edit]:
     """The constants of `jobs.project.parameters`."""
     start = node["query_location"]
-    if match := _INSTANT.match(data, start):
+    if start < len(data) and (match := _INSTANT.match(data, start)):  # an interval's parts stand nowhere: 2^64 - 1
         yield start, match.end(), f"to_datetime('{match[1].decode()} +0000', '%Y-%m-%d %H:%M:%S%.f %z', 'UTC')"
 
 
