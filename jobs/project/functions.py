@@ -35,7 +35,7 @@ def _line(source: Source, _: Key) -> int:
 def _reads(function: UserFunction, source: Source, reader: Reader) -> tuple[str, ...]:
     tables: dict[str, None] = {}
     try:
-        for argument in arguments(function.target):
+        for argument in arguments(function):
             if argument.table is not None:
                 tables |= dict.fromkeys(_tables(argument, reader))
     except ValueError as error:

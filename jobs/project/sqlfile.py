@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cluster.errors import QueryRejected
 from jobs.model import Job, Source
-from jobs.project.reading import Key, Reader, refused
+from jobs.project.reading import Reader, refused
 from jobs.project.yamlmap import YamlError, parse_map
 
 _OPENING = re.compile(r"/\*\s*eagleray\s*")
@@ -33,9 +33,9 @@ def read_sql_file(file: Path, reader: Reader) -> Job:
         raise refused(file, 1, (), f"not readable: {error}") from None
     first, last = _header(file, lines)
     try:
-        header = parse_map("\n".join(lines[first:last]))
+        header = parse_map("\n" * first + "\n".join(lines[first:last]))
     except YamlError as error:
-        raise refused(file, first + error.line, (), error.problem) from None
+        raise refused(file, error.line, (), error.problem) from None
     start = next((number for number, text in enumerate(lines) if number > last and text.strip()), None)
     if start is None:
         raise refused(file, last + 1, (), "nothing follows the header; expected a SELECT")
@@ -44,11 +44,7 @@ def read_sql_file(file: Path, reader: Reader) -> Job:
         reads = reader.inputs.of(padded(source))
     except QueryRejected as error:
         raise refused(file, source.line, (), str(error)) from None
-
-    def line(key: Key) -> int:
-        return first + header.line(key)
-
-    return reader.job(file.stem, source, header.values, reads, line)
+    return reader.job(file.stem, source, header.values, reads, header.line)
 
 
 def padded(source: Source) -> str:

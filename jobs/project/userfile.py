@@ -36,6 +36,11 @@ class UserFunction:
         found: Callable[..., Any] = getattr(load_file(self.folder, self.file), self.name)
         return found
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function itself, for `inspect.signature`."""
+        return self.target
+
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call it."""
         return self.target(*arguments, **named)

@@ -39,11 +39,11 @@ def parse_map(text: str) -> YamlMap:
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
-        lines: dict[Path, int] = {(): 1}
         if root is None:
-            return YamlMap({}, lines)
+            return YamlMap({}, {(): text.count("\n") + 1})
+        lines: dict[Path, int] = {(): root.start_mark.line + 1}
         if not isinstance(root, yaml.MappingNode):
-            raise YamlError(root.start_mark.line + 1, "expected `key: value` lines")
+            raise YamlError(lines[()], "expected `key: value` lines")
         _index(root, (), lines)
         return YamlMap(loader.construct_document(root), lines)
     except yaml.MarkedYAMLError as error:
