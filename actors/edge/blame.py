@@ -1,4 +1,4 @@
-"""Finds the events to blame for the end of a process that judged them: bisection over the events of some requests.
+"""Finds the events to blame for the end of a process that judged them, with few processes: two for each such event.
 
 Pure: how a process that judges something ends is for the caller to try (`probe`). Called there and by `isolate`.
 """
@@ -7,16 +7,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import NamedTuple
 
 from cluster.events.reading import cut
 from cluster.events.text import Malformed
 from cluster.events.verdict import Submission
 
-STEPS_MAX = 256  # judgements of one search, each 10 to 100 ms; then what is still together is condemned together
+BLOCK = 64  # events judged together at first; of a block that ends the process, each is judged alone
+PROCESSES_MAX = 100  # of one search: beyond, whole blocks are condemned
 
-Judgement = Callable[[Sequence[Submission]], str | None]
-"""How a process that judges these ends: None, it lives."""
+Call = Sequence[Submission]
+"""What is judged together."""
+Place = tuple[int, int]
+"""An event: the submission's position and the event's index in it."""
+
+
+class Ended(NamedTuple):
+    """How a process that judged several calls in turn did not live to the last: at which one, and by what."""
+
+    at: int
+    cause: str
+
+
+Judgement = Callable[[Sequence[Call]], Ended | None]
+"""How a process ends that judges these one after the other; None: it lives."""
 
 
 @dataclass(frozen=True)
@@ -31,52 +47,71 @@ class Undecided(Exception):
     """The time was up before the search ended."""
 
 
-def search(submissions: Sequence[Submission], end_of: Judgement, deadline: float) -> Found | None:
+def search(submissions: Call, judgement: Judgement, deadline: float) -> Found | None:
     """The events that end a process; None if judging all of it does no harm. Raises Undecided."""
-    if end_of(submissions) is None:
+    if judgement([submissions]) is None:
         return None
-    counts = [_count(submission) for submission in submissions]
-    places = [(at, index) for at, count in enumerate(counts) for index in range(count)]
-    condemned: list[dict[int, str]] = [{} for _ in submissions]
-    spans, steps = [(0, len(places))] if places else [], 0
-    while spans:
-        begin, end = spans.pop()
-        if time.monotonic() > deadline:
-            raise Undecided
-        steps += 1
-        cause = end_of(_only(submissions, counts, places[begin:end]))
-        if cause is None:
-            continue
-        if end - begin > 1 and steps < STEPS_MAX:
-            middle = (begin + end) // 2
-            spans += [(middle, end), (begin, middle)]
-            continue
-        among = "" if end - begin == 1 else f" (one of {end - begin} events or more; replay them one by one)"
-        for at, index in places[begin:end]:
-            condemned[at][index] = f"judging it ends the process: {cause}{among}"
-    return Found(condemned, end_of(apply(submissions, condemned)) is None)
+    found = _Search(submissions, judgement, deadline)
+    found.blocks()
+    return Found(found.condemned, judgement([apply(submissions, found.condemned)]) is None)
 
 
-def apply(submissions: Sequence[Submission], condemned: Sequence[dict[int, str]]) -> list[Submission]:
+def apply(submissions: Call, condemned: Sequence[dict[int, str]]) -> list[Submission]:
     """The same submissions with their condemned events."""
     return [replace(s, condemned=c) for s, c in zip(submissions, condemned, strict=True)]
 
 
-def _only(
-    submissions: Sequence[Submission], counts: Sequence[int], places: Sequence[tuple[int, int]]
-) -> list[Submission]:
-    """The submissions of `places`, everything else in them condemned."""
-    kept: dict[int, set[int]] = {}
-    for at, index in places:
-        kept.setdefault(at, set()).add(index)
-    return [
-        replace(submissions[at], condemned={index: "" for index in range(counts[at]) if index not in indices})
-        for at, indices in kept.items()
-    ]
+@dataclass
+class _Search:
+    submissions: Call
+    judgement: Judgement
+    deadline: float
+    condemned: list[dict[int, str]] = field(init=False)
+    processes: int = 0
+
+    def __post_init__(self) -> None:
+        self.condemned = [{} for _ in self.submissions]
+        self.events = [_events(submission) for submission in self.submissions]
+
+    def blocks(self) -> None:
+        """Block after block, from behind each that ended a process."""
+        places = [(at, index) for at, events in enumerate(self.events) for index in range(len(events))]
+        left = [places[at : at + BLOCK] for at in range(0, len(places), BLOCK)]
+        while left and (ended := self._end_of(left)):
+            self._one_by_one(left[ended.at], ended.cause)
+            left = left[ended.at + 1 :]
+
+    def _one_by_one(self, block: list[Place], cause: str) -> None:
+        if self.processes > PROCESSES_MAX:
+            among = f"{cause}, by one of {len(block)} events or more: replay them one by one"
+            for place in block:
+                self._condemn(place, among)
+            return
+        while block and (ended := self._end_of([[place] for place in block])):
+            self._condemn(block[ended.at], ended.cause)
+            block = block[ended.at + 1 :]
+
+    def _condemn(self, place: Place, cause: str) -> None:
+        at, index = place
+        self.condemned[at][index] = f"judging it ends the process: {cause}"
+
+    def _end_of(self, blocks: list[list[Place]]) -> Ended | None:
+        if time.monotonic() > self.deadline:
+            raise Undecided
+        self.processes += 1
+        return self.judgement([self._call(block) for block in blocks])
+
+    def _call(self, block: list[Place]) -> Call:
+        calls = []
+        for at, places in groupby(block, key=lambda place: place[0]):
+            one, events = self.submissions[at], [self.events[at][index] for _, index in places]
+            body = b"\n".join(events) if one.form == "ndjson" else b"[" + b",".join(events) + b"]"
+            calls.append(replace(one, body=body))
+        return calls
 
 
-def _count(submission: Submission) -> int:
+def _events(submission: Submission) -> list[bytes]:
     try:
-        return len(cut(submission))
+        return cut(submission)
     except Malformed:
-        return 0  # it is refused as a whole, and nothing of it is judged
+        return []  # it is refused as a whole, and nothing of it is judged

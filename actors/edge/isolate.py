@@ -2,7 +2,7 @@
 
 A model of the user's may abort, run out of memory or call C that breaks: the worker dies, and the batch with it. Once
 two workers died on a stream within LOST_S, the batch is judged again in a process of its own (`probe`), which stores
-nothing. If that one dies too, the events to blame are found by bisection and go to the dead letters as `crash`; all
+nothing. If that one dies too, the events to blame are found (`blame`) and go to the dead letters as `crash`; all
 others are stored, and for WARY_S each batch of the stream is probed before a worker sees it.
 
 Nothing is stored twice by that: a worker appends only after it has judged the whole call, so a call that cannot be

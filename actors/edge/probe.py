@@ -1,7 +1,7 @@
 """A process that judges suspects and stores nothing: `python -m actors.edge.probe`, started by `isolate` when needed.
 
-Each judgement runs in a fork of it. Where the fork does not live to the end, `blame` finds the events that ended it. It
-reads requests from stdin and answers on stdout, one at a time, each a pickle with its length before it.
+Each judgement runs in a fork of it, which says how far it came; `blame` knows what to judge next. It reads requests
+from stdin and answers on stdout, one at a time, each a pickle with its length before it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
-from actors.edge.blame import Undecided, search
+from actors.edge.blame import Call, Ended, Undecided, search
 from cluster.clock import SystemClock
 from cluster.events.judge import Judge
 from cluster.events.stream import load_streams
-from cluster.events.verdict import Submission
 
 HEADER = struct.Struct(">Q")
+_PLACE = struct.Struct(">I")
 CPU_S = 5  # whole seconds of processor time for one judgement
 WAIT_S = 60  # and of real time; a machine so slow, or code that waits, decides nothing
 MEMORY_BYTES_MAX = 1 << 30  # that one judgement may add
@@ -32,50 +32,61 @@ UNDECIDED = "undecided"
 _LIVED = 93  # an exit code that nobody else uses
 
 
-def fork_and_judge(judge: Judge, submissions: Sequence[Submission]) -> str | None:
-    """Judge in a fork; what ended it, None if nothing did. Raises Undecided."""
+def fork_and_judge(judge: Judge, calls: Sequence[Call]) -> Ended | None:
+    """Judge the calls in turn in a fork; at which it ended and by what, None if it lived. Raises Undecided."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _judge_and_exit(judge, submissions)
-    status, cause = _watch(pid)
-    if cause is not None:
-        return cause
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return f"more than {CPU_S} s" if number == signal.SIGXCPU else signal.Signals(number).name
-    return None if os.WEXITSTATUS(status) == _LIVED else f"exit code {os.WEXITSTATUS(status)}"
+        _judge_and_exit(judge, calls, writing)
+    os.close(writing)
+    try:
+        cause = _watch(pid)
+        reached = os.read(reading, _PLACE.size * len(calls))
+    finally:
+        os.close(reading)
+    return None if cause is None else Ended(max(0, len(reached) // _PLACE.size - 1), cause)
 
 
-def _judge_and_exit(judge: Judge, submissions: Sequence[Submission]) -> None:
+def _judge_and_exit(judge: Judge, calls: Sequence[Call], progress: int) -> None:
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
-        with suppress(Exception):  # an error is an answer, which a worker lives to give
-            judge.judge(submissions, SystemClock().now_us())
+        for at, call in enumerate(calls):
+            os.write(progress, _PLACE.pack(at))
+            allowed = int(time.process_time()) + 1 + CPU_S
+            resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+            with suppress(Exception):  # an error is an answer, which a worker lives to give
+                judge.judge(call, SystemClock().now_us())
         code = _LIVED
     finally:
         os._exit(code)
 
 
-def _watch(pid: int) -> tuple[int, str | None]:
-    """Wait for the fork: its status, or why it had to be ended. Raises Undecided."""
+def _watch(pid: int) -> str | None:
+    """Wait for the fork and say what ended it, None if nothing did. Raises Undecided."""
     began, allowed = time.monotonic(), _resident_bytes(os.getpid()) + MEMORY_BYTES_MAX
     pause_s = 0.0005
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            return status, None
+            return _cause(status)
         # Watched, not limited: at a limit Python raises MemoryError, which a model may catch; a worker has no limit.
         too_large = _resident_bytes(pid) > allowed
         if too_large or time.monotonic() - began > WAIT_S:
             os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+            os.waitpid(pid, 0)
             if too_large:
-                return status, f"more than {MEMORY_BYTES_MAX >> 30} GiB of memory"
+                return f"more than {MEMORY_BYTES_MAX >> 30} GiB of memory"
             raise Undecided
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.01)
+
+
+def _cause(status: int) -> str | None:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"more than {CPU_S} s" if number == signal.SIGXCPU else signal.Signals(number).name
+    return None if os.WEXITSTATUS(status) == _LIVED else f"exit code {os.WEXITSTATUS(status)}"
 
 
 def _resident_bytes(pid: int) -> int:
@@ -105,9 +116,9 @@ def main() -> None:
     judges = {name: Judge(stream, config.edge, 0) for name, stream in load_streams(config).items()}
     while (request := receive(sys.stdin.buffer)) is not None:
         submissions, timeout_s = request
-        end_of = partial(fork_and_judge, judges[submissions[0].stream])
+        judgement = partial(fork_and_judge, judges[submissions[0].stream])
         try:
-            send(answers, [search(submissions, end_of, time.monotonic() + timeout_s)])
+            send(answers, [search(submissions, judgement, time.monotonic() + timeout_s)])
         except Undecided:
             send(answers, [UNDECIDED])
 

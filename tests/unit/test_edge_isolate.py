@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.edge.backend import Unavailable, WorkerLost
-from actors.edge.blame import STEPS_MAX, Found, search
+from actors.edge.blame import BLOCK, PROCESSES_MAX, Call, Ended, Found, Undecided, search
 from actors.edge.isolate import LOST_S, WARY_S, Isolate, Probe
 from cluster.config import Config, load_config
 from cluster.events.judge import Judge
@@ -79,15 +79,31 @@ def test_every_fatal_event_of_many_requests_is_found_and_no_other(probe: Probe) 
 def test_a_search_has_an_end() -> None:
     asked = []
 
-    def end_of(submissions: Any) -> str:
-        asked.append(submissions)
-        return "SIGABRT"
+    def judgement(calls: Any) -> Ended:
+        asked.append(calls)
+        return Ended(0, "SIGABRT")
 
     many = lines(*[order(n) for n in range(10_000)])
-    one = search([many], end_of, float("inf"))
-    assert one is not None and len(asked) < 2 * STEPS_MAX
+    one = search([many], judgement, float("inf"))
+    assert one is not None and len(asked) < 2 * PROCESSES_MAX + 10_000 / BLOCK
     assert one.condemned[0].keys() == set(range(10_000)) and not one.together
     assert "replay them one by one" in one.condemned[0][9_999]
+    with pytest.raises(Undecided):
+        search([many], judgement, float("-inf"))
+
+
+def test_few_processes_find_one_among_many() -> None:
+    asked = []
+
+    def judgement(calls: Sequence[Call]) -> Ended | None:
+        asked.append(calls)
+        bad = [at for at, call in enumerate(calls) for one in call if b"abort" in one.body and not one.condemned]
+        return Ended(bad[0], "SIGABRT") if bad else None
+
+    many = lines(*[order(n, "abort" if n == 3456 else "") for n in range(5000)])
+    one = search([many], judgement, float("inf"))
+    assert one is not None and list(one.condemned[0]) == [3456] and one.together
+    assert len(asked) == 6
 
 
 def test_condemned_events_are_rejected_unread_and_others_keep_their_places(config: Config) -> None:
