@@ -15,7 +15,8 @@ from typing import Any
 import ray
 
 from actors.autoscale import Autoscaler
-from actors.messages import PartitionId, Topology
+from actors.exchange import Exchange
+from actors.messages import EdgeReport, PartitionId, Topology
 from actors.peer import PeerLost, RayPeer
 from actors.pool import Kind, Member, Pool, process_facts
 from cluster.clock import SystemClock
@@ -51,6 +52,8 @@ class Controller:
         self._loop: asyncio.Task[None] | None = None
         self._draining = False
         self._serving: frozenset[str] = frozenset()  # edges that listen
+        self._in_flight_bytes = 0  # at the fullest edge
+        self._spent = Exchange()
 
     async def run(self) -> int:
         """Start reconciling; returns the edge's port once every worker answers. Raises what start-up failed with."""
@@ -87,10 +90,8 @@ class Controller:
         await self._attend()
 
     async def _autoscale(self) -> None:
-        edges, committer = await asyncio.gather(self.pools["edge"].ask("stats"), self.pools["committer"].ask("status"))
-        samples = (sample for stats in edges.values() for sample in stats.items())
-        in_flight = max((value for key, value in samples if key.startswith("edge_in_flight_bytes")), default=0.0)
-        loads = {"validate": in_flight / self.config.edge.in_flight_bytes_max}
+        committer = await self.pools["committer"].ask("status")
+        loads = {"validate": self._in_flight_bytes / self.config.edge.in_flight_bytes_max}
         partitions = [row for status in committer.values() for row in status["partitions"]]
         for pool in ("window", "writer"):
             lags = (row["end"] - row[pool]["position"] for row in partitions if row.get(pool))
@@ -111,16 +112,22 @@ class Controller:
         sql = [member.peer for member in self.pools["sql"].members.values()] if "sql" in self.pools else []
         validators = [(member.peer, member.pid) for member in self.pools["validate"].alive()]
         edges = self.pools["edge"].alive()
-        serving = set()
+        names = [member.peer.name for member in edges]
+        serving, in_flight = set(), []
         for index, member in enumerate(edges):
             if not self.port and index:
                 break  # the first edge finds the port, the others share it
             try:
-                self.port = await member.peer.call("attend", self.port, validators, committer, sql, timeout_s=10)
-                serving.add(member.peer.name)
+                news = (self.port, validators, committer, sql, self._spent.waiting(member.peer.name))
+                report: EdgeReport = await member.peer.call("attend", *news, timeout_s=10)
             except (PeerLost, TimeoutError) as error:
                 logger.warning("%s does not answer: %s", member.peer.name, error)
-        self._serving = frozenset(serving)
+                continue
+            self.port = report.port
+            self._spent.answered(member.peer.name, report.spent, names)
+            serving.add(member.peer.name)
+            in_flight.append(report.in_flight_bytes)
+        self._serving, self._in_flight_bytes = frozenset(serving), max(in_flight, default=0)
 
     async def scale(self, pool: str, size: int) -> int:
         """Set a pool's size within its limits and hold it there; returns the size. Raises EaglerayError."""

@@ -62,7 +62,15 @@ class WorkerReport:
 
     staged: list[Staged] = field(default_factory=list)  # in the order in which they must be committed
     partitions: dict[PartitionId, PartitionReport] = field(default_factory=dict)
-    counters: dict[str, float] = field(default_factory=dict)  # monotone, per process: "name{label=value}"
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """An edge's answer to `attend`."""
+
+    port: int
+    in_flight_bytes: int
+    spent: Mapping[str, float]  # events by API key with a rate, since the last answer
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ from actors.backend import RayBackend
 from actors.committer import Committer
 from actors.controller import Controller
 from actors.edge.server import Edge
+from actors.messages import EdgeReport
 from actors.peer import RayPeer
 from actors.pool import Kind
 from actors.validate.worker import ValidateWorker
@@ -35,15 +37,17 @@ class EdgeActor:
         self.backend = RayBackend(config, RayPeer(CONTROLLER, ray.get_actor(CONTROLLER, NAMESPACE)))
         self._starting = asyncio.Lock()
 
-    async def attend(self, port: int, validators: Any, committer: Any, sql: Any) -> int:
-        """Take the controller's news, serve on `port` (0: any) if not serving yet; returns the port."""
+    async def attend(
+        self, port: int, validators: Any, committer: Any, sql: Any, spent: Mapping[str, float]
+    ) -> EdgeReport:
+        """Take the controller's news, serve on `port` (0: any) if not serving yet."""
         self.backend.attend(validators, committer, sql)
         async with self._starting:
             if self.edge is None:
                 edge = Edge(self.config, self.backend)
                 self.port = await edge.start(port)
                 self.edge = edge
-        return self.port
+            return EdgeReport(self.port, self.edge.in_flight_bytes, self.edge.exchange(spent))
 
     async def drain(self) -> None:
         """Finish what is in flight and close."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Mapping
 
 from actors.edge.app import App
 from actors.edge.backend import Backend
@@ -67,6 +68,15 @@ class Edge:
     def process(self) -> str:
         """The name of this process in metrics; empty before `start`."""
         return self._app.process if self._app else ""
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of bodies between first byte and ack."""
+        return self._app.flight.used if self._app else 0
+
+    def exchange(self, elsewhere: Mapping[str, float]) -> dict[str, float]:
+        """Hear what keys spent at other edges; returns what they spent here since the last time (`rate`)."""
+        return self._app.rates.exchange(elsewhere) if self._app else {}
 
     def stats(self) -> dict[str, float]:
         """Samples of this process (see cluster.telemetry.metrics), labelled with its name; empty before `start`."""

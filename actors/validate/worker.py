@@ -86,10 +86,6 @@ class ValidateWorker:
         with self._mutex:
             return dict(self._counters)
 
-    def ping(self) -> bool:
-        """Whether the worker answers."""
-        return True
-
     def close(self) -> None:
         """Release the log."""
         self._log.close()

@@ -159,7 +159,7 @@ class WindowWorker:
             if not self.streams[stream].windows:
                 end = self.log.bounds(stream, number).end
                 reports[stream, number] = PartitionReport(end, end, end)
-        return WorkerReport(self._stage(views, progress), reports, self.stats())
+        return WorkerReport(self._stage(views, progress), reports)
 
     def _report(self, key: PartitionId, partition: WindowPartition, view: View) -> PartitionReport:
         end = self.log.bounds(*key).end
@@ -248,10 +248,6 @@ class WindowWorker:
             runs = (run for runs in partition.view.runs.values() for run in runs)
             found[state] = found.get(state, 0) + sum(run.table.nbytes for run in runs)
         return found
-
-    def ping(self) -> bool:
-        """Whether the background thread lives."""
-        return self._thread is None or self._thread.is_alive()
 
     def stop(self) -> None:
         """Finish the round in progress, save snapshots, and answer no more."""

@@ -68,17 +68,13 @@ class WriterWorker:
                     logger.exception("%s cannot be staged; trying again", name)
                 # 3. report
                 partitions |= {(name, partition): report for partition, report in share.report().items()}
-            return WorkerReport(staged, partitions, self.stats())
+            return WorkerReport(staged, partitions)
 
     def stats(self) -> dict[str, float]:
         """Counters and gauges since the start of this process."""
         shares = list(self._shares.values())
         found = {"writer_buffered_bytes": float(sum(tap.buffered_bytes for tap in self._taps()))}
         return found | {key: value for share in shares for key, value in share.counters.items()}
-
-    def ping(self) -> bool:
-        """Whether the reading thread is alive."""
-        return self._reading.is_alive()
 
     def stop(self) -> None:
         """Stop reading, save the identifiers, close the log. Nothing staged is lost: the log has it."""
