@@ -159,3 +159,14 @@ def test_every_decision_is_one_page_with_context_choice_and_cost() -> None:
 def test_configuration_shown_in_the_documentation_is_yaml(page: Path) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
         assert isinstance(yaml.safe_load(block), dict)
+
+
+def test_every_fault_names_tests_that_exist_or_says_not_yet() -> None:
+    table = re.findall(r"^\| (\d+) \|(.*)\|$", (DOCS / "faults.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in table] == list(range(1, 48))
+    for number, row in table:
+        cell = row.split("|")[-1]
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", cell)
+        assert named or cell.strip() == "not yet", f"{number}: {cell}"
+        for file, test in named:
+            assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{number}: {test}"
