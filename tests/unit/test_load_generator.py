@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 from events import EVENT_BYTES, FIRST_SEQ, Feed
+from hot_key import KeyFeed
 from load import Load, Plan, summary
 
 SCHEMA = Path(__file__).parents[2] / "benchmarks" / "game" / "plays.schema.json"
@@ -108,3 +110,14 @@ def test_a_server_that_is_away_is_noted_and_waited_for() -> None:
         load = Load(Plan("http://127.0.0.1:9", "plays", connections=2, rows=1, rate=20.0, duration_s=0.2))
         asyncio.run(load.run())
     assert summary(load)["not_ok"] == summary(load)["requests"] > 0
+
+
+def test_a_hot_key_has_its_share_and_every_event_is_whole() -> None:
+    feed = KeyFeed(1000, 0.9, run="r000", pool=4000, seed=3)
+    events = [json.loads(line) for turn in range(4) for line in bytes(feed.body(FIRST_SEQ + 1000 * turn)).splitlines()]
+    users = Counter(event["user"] for event in events)
+    assert 0.87 < users["u000000"] / 4000 < 0.93
+    assert len(users) > 300
+    even = KeyFeed(1000, 0.0, run="r000", pool=4000, seed=3)
+    most = Counter(json.loads(line)["user"] for line in bytes(even.body(FIRST_SEQ)).splitlines()).most_common(1)
+    assert most[0][1] < 10
