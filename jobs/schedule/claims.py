@@ -36,9 +36,9 @@ def take(engine: Engine, owner: str, wanted: Iterable[Claim], now_us: int) -> li
     return _inserted(engine, owner, OPEN, wanted, now_us)
 
 
-def see(engine: Engine, owner: str, jobs: Iterable[str], now_us: int) -> None:
-    """Remember when jobs were first seen: their schedule counts from there."""
-    _inserted(engine, owner, SEEN, [Claim(job, "", now_us) for job in jobs], now_us)
+def see(engine: Engine, owner: str, jobs: Iterable[str], tick_us: int, now_us: int) -> None:
+    """Remember that jobs were first seen: their schedules count from `tick_us` on."""
+    _inserted(engine, owner, SEEN, [Claim(job, "", tick_us) for job in jobs], now_us)
 
 
 def _inserted(engine: Engine, owner: str, state: str, wanted: Iterable[Claim], now_us: int) -> list[Claim]:

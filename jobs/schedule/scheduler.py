@@ -38,10 +38,10 @@ class Scheduler:
     def __init__(
         self, config: Config, clock: Clock | None = None, workers: Callable[[], Workers] | None = None
     ) -> None:
-        """`workers` makes those of a run; default: tasks of the joined Ray cluster."""
+        """`clock`: the schedules' own; `workers` makes those of a run, default: tasks of the joined Ray cluster."""
         self._config = config
         self._clock = clock or SystemClock()
-        self._history = History.open(config, self._clock)
+        self._history = History.open(config)
         self._workers = workers or self._ray_workers
         self._project: Project | None = None
         self._stamp: object = None
@@ -88,16 +88,17 @@ class Scheduler:
             return LOOK_EVERY_S
         scheduled = [job for job in project.jobs.values() if job.schedule]
         engine, owner, now_us = self._history.engine, self._history.owner, self._clock.now_us()
+        here_us = self._history.clock.now_us()
         # 2. what a scheduler that died has left
         self._history.reap()
-        adopted = claims.adopt(engine, owner, now_us)
+        adopted = claims.adopt(engine, owner, here_us)
         # 3. what is due, and nobody has claimed
         since = claims.newest(engine)
-        claims.see(engine, owner, (job.name for job in scheduled if job.name not in since), now_us)
+        claims.see(engine, owner, (job.name for job in scheduled if job.name not in since), now_us, here_us)
         busy = claims.open_jobs(engine)
         free = [job for job in scheduled if not project.graph.upstream(job.name) & busy]
         wanted = {one.claim: one for one in due(free, since, busy, now_us)}
-        taken = [wanted[claim] for claim in claims.take(engine, owner, wanted, now_us)]
+        taken = [wanted[claim] for claim in claims.take(engine, owner, wanted, here_us)]
         # 4. run both as one graph
         self._start(project, [*self._found(project, adopted), *taken])
         tick_us = next_tick_us(scheduled, now_us)
