@@ -61,6 +61,12 @@ class Expiry:
         self._clock = clock
         self._paths: dict[str, frozenset[str]] = {}  # by manifest list
 
+    def due(self, table: Table, retention: Retention) -> bool:
+        """Whether there is something to expire."""
+        now_us = self._clock.now_us()
+        stale = _stale_branches(table.metadata, now_us)
+        return bool(stale or _old(table.metadata, retention, now_us, stale))
+
     def expire(self, table: Table, retention: Retention) -> Expired:
         """Expire what `retention` does not keep, and branches whose age has come.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from pyiceberg.io.pyarrow import (
@@ -29,6 +30,7 @@ from cluster.lake.shape import file_schema, shape
 
 ROW_GROUP_ROWS = 131_072  # what a scan skips by statistics, and hands to one thread
 ROW_GROUP_BYTES = 32 << 20  # of Arrow data: bounds the writer's memory where events are large
+_SAMPLE_ROWS = 2048
 _PATH_PART_MAX = 120  # a file name may have 255 bytes, and partition values come from events
 
 
@@ -114,7 +116,7 @@ class OpenFile:
         self._key = key
         self.location = location
         self._stream = writer.table.io.new_output(location).create()
-        self._parquet = pq.ParquetWriter(self._stream, writer.arrow, **writer.options)
+        self._parquet: pq.ParquetWriter | None = None
 
     @property
     def size(self) -> int:
@@ -123,10 +125,17 @@ class OpenFile:
 
     def write(self, group: pa.Table) -> None:
         """Append one row group."""
+        if self._parquet is None:
+            options = self._writer.options
+            distinct = _distinct(group)
+            dictionaries = [path for path in options["use_dictionary"] if path not in distinct]
+            options = {**options, "use_dictionary": dictionaries}
+            self._parquet = pq.ParquetWriter(self._stream, self._writer.arrow, **options)
         self._parquet.write_table(group, row_group_size=ROW_GROUP_ROWS)
 
     def close(self) -> DataFile:
         """The finished file; raises OSError where it is not whole."""
+        assert self._parquet is not None, "a file without rows"
         self._parquet.close()
         size = self._stream.tell()
         self._stream.close()
@@ -136,7 +145,8 @@ class OpenFile:
 
     def abandon(self) -> None:
         """Close the file as it is, for nobody will read it."""
-        self._parquet.is_open = False  # nothing more is written, not even a footer
+        if self._parquet is not None:
+            self._parquet.is_open = False  # nothing more is written, not even a footer
         self._stream.close()
 
 
@@ -144,6 +154,13 @@ def row_groups(rows: pa.Table, bytes_max: int) -> Iterator[pa.Table]:
     """`rows` in pieces for one row group each."""
     count = max(1, min(ROW_GROUP_ROWS, bytes_max * rows.num_rows // max(1, rows.nbytes)))
     return (rows.slice(start, count) for start in range(0, rows.num_rows, count))
+
+
+def _distinct(rows: pa.Table) -> set[str]:
+    """Columns whose values hardly repeat: a dictionary of them costs two fifths of the writing, for nothing."""
+    sample = rows.slice(0, _SAMPLE_ROWS)
+    plain = (field.name for field in sample.schema if not pa.types.is_nested(field.type))
+    return {name for name in plain if pc.count_distinct(sample.column(name)).as_py() > _SAMPLE_ROWS // 2}
 
 
 def _shortened(part: str) -> str:

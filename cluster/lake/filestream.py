@@ -33,10 +33,11 @@ def values(partition: Record) -> Key:
 class FileStream:
     """Takes rows, gives files: `with lake.stream(table) as out: out.write(rows); files = out.finish()`."""
 
-    def __init__(self, writer: FileWriter, sort_bytes: int = SORT_BYTES) -> None:
-        """At most about twice `sort_bytes` of memory is used."""
+    def __init__(self, writer: FileWriter, sort_bytes: int = SORT_BYTES, partition: Record | None = None) -> None:
+        """At most about twice `sort_bytes` of memory is used. `partition`: all rows are of this one."""
         self._writer = writer
         self._sort_bytes = sort_bytes
+        self._key = None if partition is None else values(partition)
         self._stage: list[pa.Table] = []
         self._staged = 0
         self._waiting: dict[Key, list[pa.Table]] = {}
@@ -44,6 +45,11 @@ class FileStream:
         self._open: dict[Key, OpenFile] = {}  # least recently written first
         self._files: list[DataFile] = []
         self.rows = 0
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the files, with field ids; rows that have it are written as they are."""
+        return self._writer.arrow
 
     def __enter__(self) -> FileStream:
         """Itself."""
@@ -59,9 +65,13 @@ class FileStream:
         if not rows.num_rows:
             return
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
-        self._stage.append(self._writer.shape(table))
-        self._staged += self._stage[-1].nbytes
+        shaped = self._writer.shape(table)
         self.rows += table.num_rows
+        if self._key is not None:
+            self._wait(self._key, shaped)
+            return
+        self._stage.append(shaped)
+        self._staged += shaped.nbytes
         if self._staged >= STAGE_BYTES:
             self._distribute()
 
@@ -86,14 +96,16 @@ class FileStream:
         rows = pa.concat_tables(self._stage)
         self._stage, self._staged = [], 0
         for part in self._writer.split(rows.combine_chunks(), ordered=False):
-            key = values(part.key)
-            self._waiting.setdefault(key, []).append(part.rows)
-            self._sizes[key] = self._sizes.get(key, 0) + part.rows.nbytes
+            self._wait(values(part.key), part.rows)
+
+    def _wait(self, key: Key, rows: pa.Table) -> None:
+        self._waiting.setdefault(key, []).append(rows)
+        self._sizes[key] = self._sizes.get(key, 0) + rows.nbytes
         while sum(self._sizes.values()) >= self._sort_bytes:
             self._flush(max(self._sizes, key=self._sizes.__getitem__))
 
     def _flush(self, key: Key) -> None:
-        rows = pa.concat_tables(self._waiting.pop(key)).combine_chunks()
+        rows = pa.concat_tables(self._waiting.pop(key))
         del self._sizes[key]
         for part in self._writer.split(rows):
             for group in row_groups(part.rows, min(ROW_GROUP_BYTES, self._writer.file_bytes_max)):

@@ -20,6 +20,7 @@ from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, LessThan
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
+from pyiceberg.typedef import Record
 
 from cluster.clock import Clock, SystemClock, iso
 from cluster.config import Config
@@ -51,9 +52,9 @@ class Lake:
         self._expiry = Expiry(clock or SystemClock())
 
     @classmethod
-    def open(cls, config: Config) -> Lake:
+    def open(cls, config: Config, clock: Clock | None = None) -> Lake:
         """Open the catalog; raises ConfigError where `lake.catalog` is wrong."""
-        return cls(config, open_catalog(config))
+        return cls(config, open_catalog(config), clock)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Lake.open, (self.config,)
@@ -115,9 +116,12 @@ class Lake:
     def _new_writer(self, table: str) -> FileWriter:
         return FileWriter(self.load(table), self.config.lake.file_bytes_max, self._writer, self._numbers)
 
-    def stream(self, table: str, sort_bytes: int = SORT_BYTES) -> FileStream:
-        """A writer of any number of rows into files for `table` as it is now, not yet committed."""
-        return FileStream(self._new_writer(table), sort_bytes)
+    def stream(self, table: str, sort_bytes: int = SORT_BYTES, partition: Record | None = None) -> FileStream:
+        """A writer of any number of rows into files for `table` as it is now, not yet committed.
+
+        `partition`: all rows are of this one, so that nobody has to look.
+        """
+        return FileStream(self._new_writer(table), sort_bytes, partition)
 
     def commit(self, table: str, files: Sequence[DataFile], begins: Mapping[str, int], ends: Mapping[str, int]) -> bool:
         """Append `files` and move the table's progress from `begins` to `ends` in one snapshot, exactly once.
@@ -169,6 +173,10 @@ class Lake:
         return self._expiry.expire(
             self.load(table), retention or Retention(lake.snapshots_kept, 0, lake.replaced_files_kept)
         )
+
+    def expirable(self, table: str, retention: Retention) -> bool:
+        """Whether `expire` would find something."""
+        return self._expiry.due(self.load(table), retention)
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of `table`, or some of its top-level columns, in memory: for tests and small tables."""

@@ -40,7 +40,7 @@ def split(rows: pa.Table, schema: Schema, spec: PartitionSpec, order: SortOrder)
     codes, keys = _partition_codes(rows, schema, spec)
     ranked = _ranking(rows, schema, order, codes if len(keys) > 1 else None)
     if ranked is not None:
-        rows = rows.take(ranked)
+        rows = rows.combine_chunks().take(ranked)  # as many pieces as there were batches would be gathered one by one
     if len(keys) == 1:
         yield Part(keys[0], rows)
         return

@@ -122,9 +122,18 @@ class ScanPlan:
         yield from scan.to_record_batches(self._tasks)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the table's columns."""
+        return tuple(column.name for column in self._schema.fields)
+
+    @property
     def data_files(self) -> tuple[DataFile, ...]:
         """The planned files with their partitions and statistics, in the order of `files`."""
         return tuple(task.file for task in self._tasks)
+
+    def singly(self) -> dict[str, ScanPlan]:
+        """A plan for each file, by `DataFile.file_path`."""
+        return {task.file.file_path: _plan(self._table, self._schema, self.flat, [task]) for task in self._tasks}
 
     def only(self, chosen: Callable[[DataFile], bool]) -> ScanPlan:
         """The part of the plan in the files that are `chosen`."""

@@ -1,0 +1,55 @@
+"""`eagleray job run compact`: many small files become few large ones, sorted, while the stream goes on committing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cluster.config import Config
+from cluster.errors import ConfigError
+from cluster.lake.compaction import compact
+from cluster.lake.lake import Lake
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rewrite small files of tables into files of about lake.file_bytes_max, sorted by the table's order."""
+
+    tables: tuple[str, ...] = field(default=(), metadata={"help": "Tables as NAMESPACE.TABLE; default: all."})
+    threads: int | None = field(default=None, metadata={"help": "Files written at once; default: one per core."})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the files. `refused`: commits that another one made void, and that were tried anew."""
+
+    tables: tuple[str, ...]
+    files_before: int
+    files_after: int
+    bytes: int
+    refused: int
+
+
+def run(config: Config, options: Options) -> Report:
+    """Compact; raises ConfigError for a table that is not there."""
+    lake = Lake.open(config)
+    changed: list[str] = []
+    before = after = size = refused = 0
+    for table in chosen(lake, options.tables):
+        done = compact(lake, table, config.lake.file_bytes_max, options.threads or os.cpu_count() or 1)
+        if done.snapshots:
+            changed.append(table)
+        before, after = before + done.files_before, after + done.files_after
+        size, refused = size + done.bytes, refused + done.refused
+    return Report(tuple(changed), before, after, size, refused)
+
+
+def chosen(lake: Lake, names: Iterable[str]) -> list[str]:
+    """The tables of these names, or all; raises ConfigError for one that is not there."""
+    there = lake.tables()
+    wanted = list(dict.fromkeys(names)) or there
+    for name in wanted:
+        if name not in there:
+            raise ConfigError("--tables", f"there is no table {name!r}; there are {', '.join(there) or 'none yet'}")
+    return wanted
