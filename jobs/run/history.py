@@ -59,7 +59,7 @@ class History:
         """A new run with its nodes; returns its id, which sorts by time."""
         now_us = self.clock.now_us()
         moment = datetime.fromtimestamp(now_us / 1e6, UTC)
-        run = f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        run = f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03}{secrets.token_hex(2)}"
         written = {
             "id": run, "kind": kind, "what": plan.what, "date": plan.date, "state": "running", "owner": self.owner,
             "started_us": now_us, "seen_us": now_us, "resumes": resumes,

@@ -70,7 +70,8 @@ def newest_of_job(engine: Engine, job: str, limit: int) -> list[Row]:
 
 def latest_successes(engine: Engine, jobs: Collection[str]) -> dict[tuple[str, str], Row]:
     """By job and period, the newest node that succeeded."""
-    query = sa.select(nodes).where(nodes.c.state == "succeeded", nodes.c.job.in_(sorted(jobs))).order_by(nodes.c.run)
+    query = sa.select(nodes).where(nodes.c.state == "succeeded", nodes.c.job.in_(sorted(jobs)))
+    query = query.order_by(nodes.c.ended_us, nodes.c.run)
     with engine.connect() as connection:
         return {(row["job"], row["period"]): row for row in _rows(connection.execute(query))}
 

@@ -1,0 +1,109 @@
+"""Jobs on a Ray cluster: attempts as tasks, killed ones told and replaced, and scripts through the job server."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from cluster.config import Config
+from cluster.session import serve_jobs
+from jobs.model import Job
+from jobs.period import daily
+from jobs.project.graph import Graph
+from jobs.run.board import Progress
+from jobs.run.cluster import RayWorkers
+from jobs.run.history import History
+from jobs.run.plan import plan
+from jobs.run.runner import Result, Runner
+from jobs.submit import submit
+from tests.job_work import do, done, make_job
+
+pytestmark = pytest.mark.platform
+
+DAY = date(2026, 5, 1)
+SCRIPT = """
+import sys, ray
+ray.init()
+print("answer", ray.get(ray.remote(lambda: 42).remote()), sys.argv[1:])
+sys.exit(int(sys.argv[1]))
+"""
+JOB = "/* eagleray\noutput: r.one\nmode: full\n*/\nSELECT 1 AS n\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of a job server; its Ray is joined by this process."""
+    session = serve_jobs()
+    assert session.jobs_url
+    yield session.jobs_url
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return Config.model_validate({"data_dir": tmp_path_factory.mktemp("cluster")})
+
+
+def run(config: Config, *jobs: Job) -> Result:
+    makers = {job.output: job.name for job in jobs}
+    graph = Graph({job.name: [makers[table] for table in job.inputs] for job in jobs})
+    planned = plan(graph, {job.name: job for job in jobs}, {job.name: [daily(DAY)] for job in jobs}, "--all", str(DAY))
+    history, workers = History.open(config), RayWorkers(config, do)
+    try:
+        return Runner(history, workers, config.jobs_dir / "logs").run(planned)
+    finally:
+        workers.close()
+        history.close()
+
+
+def row(result: Result, name: str) -> Progress:
+    return result.board.rows[f"{name}@{DAY}"]
+
+
+def test_a_graph_runs_as_tasks_and_failures_are_told(server: str, config: Config) -> None:
+    stuck = "(config.data_dir / 'stuck').write_text(str(os.getpid())); time.sleep(600)"
+    result = run(
+        config,
+        make_job("first", "print('said on a worker')"),
+        make_job("second", inputs=("t.first",)),
+        make_job("killed", "if attempt == 1: os.kill(os.getpid(), signal.SIGKILL)", retries=1),
+        make_job("stuck", stuck, timeout_us=20_000_000, retries=0),
+        make_job("greedy", "held = bytearray(b'1' * (700 << 20)); time.sleep(60)", retries=0),
+        make_job("bad", "fail(job, 'no such column', retryable=False)"),
+        make_job("after", inputs=("t.bad",)),
+        make_job("giant", memory_bytes=1 << 50),
+    )
+    assert result.board.counts() == {"succeeded": 3, "failed": 4, "skipped": 1}
+    assert "said on a worker" in (config.jobs_dir / "logs" / result.run / f"first@{DAY}.log").read_text()
+    assert done(config, "killed") == [f"{DAY} 2"]
+    assert "time limit of 20s" in row(result, "stuck").reason
+    assert "raise the job's `memory` (now 64 MiB)" in row(result, "greedy").reason
+    assert "jobs/x.sql:1: no such column" in row(result, "bad").reason
+    assert "no machine has more than" in row(result, "giant").reason
+    pid = (config.data_dir / "stuck").read_text()
+    assert not Path("/proc", pid).exists() or "ray::IDLE" in Path("/proc", pid, "cmdline").read_text()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_script_is_followed_and_its_exit_code_returned(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(SCRIPT)
+    assert submit(script, [str(code), "--x"], server, [], wait=True) == code
+    assert f"answer 42 ['{code}', '--x']" in capfd.readouterr().out
+
+
+def test_a_project_runs_on_the_cluster_and_keeps_its_data_here(server: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        (project / "eagleray.yaml").write_text("data_dir: ./data\n")
+        (project / "jobs").mkdir()
+        (project / "jobs" / "one.sql").write_text(JOB)
+        assert submit(project, [], server, [], wait=True) == 0
+        assert "1 succeeded" in capfd.readouterr().out
+        assert list((project / "data" / "lake").rglob("*.parquet"))
