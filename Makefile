@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench bench-etl clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OTEL_SDK_DISABLED := true
 
 help:  ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## the package and its tools into .venv, from requirements.lock with hashes
 
@@ -31,6 +31,12 @@ lint: $(STAMP)  ## style, types and the direction of imports
 
 bench: $(STAMP)  ## every benchmark; figures go to benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
+
+bench-etl: $(STAMP)  ## the batch plane against Spark, an hour's worth of work at most; needs Java 17
+	$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements-bench-etl.lock
+	missed=0; for question in tpch day compact graph; do \
+	    $(BIN)/python benchmarks/etl_$$question.py || missed=1; \
+	done; exit $$missed
 
 clean:  ## remove the environment, the demo's data and every cache
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

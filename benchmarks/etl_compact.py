@@ -62,9 +62,9 @@ def small_files(files: int, rows: int) -> Iterator[pa.Table]:
 def checked(files: list[str]) -> tuple[int, ...]:
     """A sum over all rows, whatever their order."""
     columns = ", ".join(SCHEMA.names)
-    found = duckdb.sql(f"SELECT count(*), sum(hash({columns})), min(time), max(time) FROM read_parquet({files})")
-    row: tuple[int, ...] = found.fetchone() or ()
-    return row
+    found = duckdb.sql(f"SELECT count(*), sum(hash({columns})), epoch_us(min(time)), epoch_us(max(time)) FROM read_parquet({files})")
+    rows: list[tuple[int, ...]] = found.fetchall()
+    return rows[0]
 
 
 def measure(files: int, megabytes: int, directory: Path) -> Report:

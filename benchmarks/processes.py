@@ -89,7 +89,7 @@ class Sampler:
         self._thread.join()
         took_s = time.perf_counter() - self._began
         for name, pid in self._watched.items():
-            self.cpu_shares[name] = max(0.0, cpu_s(pid) - self._cpu[name]) / took_s
+            self.cpu_shares[name] = max(0.0, cpu_s(pid) - self._cpu.get(name, 0.0)) / took_s
 
     def _sample(self) -> None:
         while not self._over.wait(self.every_s):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.config import Config, load_config
-from cluster.lake.lake import Change, Lake
+from cluster.lake.lake import Lake
 from cluster.lake.pin import open_snapshots
+from cluster.lake.replace import Change
 
 
 def make_project(directory: Path, settings: str = "") -> Config:

@@ -1,8 +1,8 @@
 /* eagleray
-description: What people, not robots, edited; every ten minutes, only what arrived since
+description: What people, not robots, edited; only what arrived since the last run
 output: clean.edits
 mode: incremental
-schedule: "*/10 * * * *"
+schedule: "10 0 * * *"
 checks:
   - not_null: [time, channel, page, user]
 */

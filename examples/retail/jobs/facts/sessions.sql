@@ -1,5 +1,5 @@
 /* eagleray
-description: Sessions of editing: a user's edits that are at most half an hour apart
+description: Sessions of editing, a user's edits that are at most half an hour apart
 output: facts.sessions
 mode: full
 sort_by: [started]

@@ -1,5 +1,5 @@
 /* eagleray
-description: How people edit: sessions, their length, and what came of them
+description: How people edit, their sessions, how long they are, and what came of them
 output: reports.editors
 mode: full
 checks:
