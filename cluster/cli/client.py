@@ -107,6 +107,9 @@ class Client:
             connection.request(method, path, body, sent)
             response = connection.getresponse()
             reply = Reply(response.status, response.read(), _seconds(response.headers.get("Retry-After")))
+        except ConnectionRefusedError as error:
+            self.close()
+            raise Unreachable(f"{self.url}: nothing listens there; `eagleray up` starts a platform") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Unreachable(f"{self.url}: {error or type(error).__name__}") from error

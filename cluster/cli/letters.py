@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.config import load_config
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, EaglerayError
 from cluster.events.verdict import REASONS
 from jobs.sql.query import Sql
 
@@ -70,6 +70,7 @@ class Letters:
         config = load_config(config_file)
         self.streams = sorted(config.streams)
         self._sql = Sql(config)
+        self._made = bool(self._sql.query("SHOW TABLES", QUERY_TIMEOUT_S).table.num_rows)
 
     def __enter__(self) -> Letters:
         """Itself."""
@@ -116,6 +117,8 @@ class Letters:
             last = ", ".join(str(rows[-1][name]) for name in _KEY)
 
     def _rows(self, sql: str) -> list[dict[str, Any]]:
+        if not self._made:
+            raise EaglerayError("there are no tables yet: `eagleray up` makes them")
         rows: list[dict[str, Any]] = self._sql.query(sql, QUERY_TIMEOUT_S).table.to_pylist()
         return rows
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from queue import Queue
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from cluster.cli.batches import Batch, UnreadableInput
@@ -120,7 +121,9 @@ class Sender:
         headers = {"Content-Type": batch.content_type, "Idempotency-Key": f"{self._run}-{number}"}
         began = time.monotonic()
         try:
-            answer = client.deliver(f"/v1/streams/{self.stream}/events", batch.body, headers, self.retries)
+            answer = client.deliver(
+                f"/v1/streams/{quote(self.stream, safe='')}/events", batch.body, headers, self.retries
+            )
         except (Refused, Unreachable) as error:
             with lock:
                 account.failed(batch, error)

@@ -109,3 +109,12 @@ def test_requests_hold_one_attempt_and_are_bounded() -> None:
 
 def test_an_original_with_line_ends_is_one_line_of_the_same_json() -> None:
     assert as_line(b'{\r\n"a": 1\n}') == b'{  "a": 1 }'
+
+
+def test_a_project_that_never_ran_has_no_dead_letters_to_ask_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_project(TEMPLATE, tmp_path)
+    for words in (("list",), ("show", "plays", "0-0-0"), ("replay", "plays", "--url", "http://127.0.0.1:9")):
+        assert run(*words, "-c", str(tmp_path / "eagleray.yaml")) == 1
+        assert capsys.readouterr().err == "eagleray: there are no tables yet: `eagleray up` makes them\n"
