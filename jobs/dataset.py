@@ -7,13 +7,17 @@ Reads the lake's files; nothing has to run. Re-exported by `eagleray`.
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from cluster.config import Config, load_config
 from cluster.errors import QueryRejected
@@ -22,6 +26,7 @@ from cluster.lake.scan import Pinned
 from jobs.engines.current import current
 from jobs.engines.duckdb import DuckDb, limits_of
 from jobs.engines.rows import Rows
+from jobs.engines.shape import shaped
 from jobs.project.declare import TableInput
 from jobs.project.inputs import TABLE, Inputs
 from jobs.project.signature import selection
@@ -30,34 +35,54 @@ from jobs.sql.tables import Declared
 
 CONFIG_FILE = "eagleray.yaml"
 TIMEOUT_S = 3_600.0  # of one reading
+_until_exit = ExitStack()
+atexit.register(_until_exit.close)
 Snapshot = int | str | datetime
 """A snapshot's id, or a time: the table as it was then. Text is ISO 8601, in UTC unless it says otherwise."""
 
 
 class Dataset(Rows):
-    """Rows of a table at one snapshot; each method reads them anew, in its form."""
+    """Rows of a table at one snapshot; each method reads them anew, in its form.
 
-    def __init__(self, pinned: Pinned, text: str, tables: Mapping[str, Declared], config: Config) -> None:
+    What `duckdb` and `polars_lazy` return is read later, so it stays open until `close` or the end of the process.
+    """
+
+    def __init__(self, config: Config, pinned: Pinned, text: str, tables: Mapping[str, Declared]) -> None:
         """Use `Connection.dataset`."""
-        self._release = ExitStack()  # what is open for relations and streams lasts as long as this
-        super().__init__(text, tables, partial(_open, config, text, tables, self._release))
+        self._config = config
         self._pinned = pinned
+        self._release = ExitStack()
+        super().__init__(text, tables, lambda: self._opened(_until_exit.enter_context(self._release)))
 
     @property
     def snapshot_id(self) -> int | None:
         """The snapshot that is read; None where nothing was ever committed. Keep it beside a trained model."""
         return self._pinned.snapshot_id
 
+    def batches(self) -> pa.RecordBatchReader:
+        """Arrow record batches, one after another: for more than fits into memory."""
+        release = ExitStack()
+        try:
+            reader = shaped(self._opened(release).stream_of(self._text))
+        except BaseException:
+            release.close()
+            raise
+        return pa.RecordBatchReader.from_batches(reader.schema, _released(reader, release))
+
     def close(self) -> None:
-        """Release what relations and streams hold; they end with it."""
+        """End relations and lazy frames that were made of this."""
         self._release.close()
 
-    def __enter__(self) -> Dataset:
-        """Close at the end of a `with` block."""
-        return self
+    def _opened(self, release: ExitStack) -> DuckDb:
+        temp = tempfile.mkdtemp(prefix="eagleray-dataset-")
+        release.callback(shutil.rmtree, temp, ignore_errors=True)
+        limits = limits_of(self._config.lake.query_memory_max, os.cpu_count() or 1, temp, "lake.query_memory_max")
+        return DuckDb.open(self._tables.values(), [self._text], limits, temp, TIMEOUT_S, release)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+
+def _released(reader: pa.RecordBatchReader, release: ExitStack) -> Iterator[pa.RecordBatch]:
+    with release:
+        yield from reader
 
 
 class Connection:
@@ -94,7 +119,7 @@ class Connection:
         tables = {table: Declared(pinned) for table, pinned in self._pin(names).items()}
         if snapshot is not None:
             tables[name] = Declared(_at(tables[name].pinned, snapshot))
-        return Dataset(tables[name].pinned, text, tables, self._config)
+        return Dataset(self._config, tables[name].pinned, text, tables)
 
     def _pin(self, names: Sequence[str]) -> dict[str, Pinned]:
         missing = [name for name in names if name not in self._pinned]
@@ -153,9 +178,3 @@ def _at(pinned: Pinned, snapshot: Snapshot) -> Pinned:
         return pinned.at(snapshot)
     except ValueError as error:
         raise QueryRejected(f"snapshot: {error}") from None
-
-
-def _open(config: Config, text: str, tables: Mapping[str, Declared], release: ExitStack) -> DuckDb:
-    temp = release.enter_context(tempfile.TemporaryDirectory(prefix="eagleray-dataset-"))
-    limits = limits_of(config.lake.query_memory_max, 1, temp, "lake.query_memory_max")
-    return DuckDb.open(tables.values(), [text], limits, temp, TIMEOUT_S, release)

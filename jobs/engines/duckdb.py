@@ -28,8 +28,7 @@ _WIDE = ("HUGEINT", "UHUGEINT", "UBIGINT")  # what sums make; tables have no int
 def run_sql(work: Work) -> pa.RecordBatchReader:
     """Start the job's statement."""
     text = substitute(padded(work.job.source), work.period).text
-    engine = open_for(work, [text])
-    return engine.stream(engine.relation(text))
+    return open_for(work, [text]).stream_of(text)
 
 
 def open_for(work: Work, texts: Sequence[str], share: int = 1) -> DuckDb:
@@ -84,6 +83,10 @@ class DuckDb:
             relation = self._connection.sql(text)
             renderable(relation)
             return narrowed(relation)
+
+    def stream_of(self, text: str) -> pa.RecordBatchReader:
+        """Run a statement; as `stream`."""
+        return self.stream(self.relation(text))
 
     def schema(self, text: str) -> pa.Schema:
         """The columns of a statement; nothing is run."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cluster.lake.predicate import EVERYTHING, All, Any, Compare, Predicate
+from cluster.lake.predicate import EVERYTHING, All, Any, Compare, In, Predicate
 from cluster.lake.progress import CLOSED
 from cluster.lake.scan import Pinned
 
@@ -64,8 +64,9 @@ def _after_offsets(since: Position) -> Predicate:
     beyond = [
         All((Compare(_PARTITION, "=", number), Compare(_OFFSET, ">=", offset))) for number, offset in seen.items()
     ]
-    others = All(tuple(Compare(_PARTITION, "!=", number) for number in seen))
-    return Any((*beyond, others))
+    holes = tuple(number for number in range(max(seen)) if number not in seen)
+    others: list[Predicate] = [In(_PARTITION, holes)] if holes else []
+    return Any((*beyond, *others, Compare(_PARTITION, ">", max(seen))))
 
 
 def _partitioned(pinned: Pinned) -> bool:

@@ -38,8 +38,7 @@ class Rows:
 
     def batches(self) -> pa.RecordBatchReader:
         """Arrow record batches, one after another: for more than fits into memory."""
-        engine = self._open()
-        return shaped(engine.stream(engine.relation(self._text)))
+        return shaped(self._open().stream_of(self._text))
 
     def arrow(self) -> pa.Table:
         """An Arrow table."""

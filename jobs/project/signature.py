@@ -16,7 +16,7 @@ from jobs.sql.engine import identifier
 
 Form = Literal["arrow", "batches", "polars", "polars_lazy", "pandas", "duckdb", "daft", "ray"]
 
-_FORMS: Mapping[tuple[str, str], Form] = {
+FORMS: Mapping[tuple[str, str], Form] = {
     ("pyarrow", "Table"): "arrow",
     ("pyarrow", "RecordBatchReader"): "batches",
     ("polars", "DataFrame"): "polars",
@@ -34,7 +34,7 @@ _NAMES = (
 
 def form_of(kind: type) -> Form | None:
     """The form that `kind` is, by name, so that only libraries which are used are loaded."""
-    return next((form for base in kind.__mro__ if (form := _FORMS.get(_known_as(base)))), None)
+    return next((form for base in kind.__mro__ if (form := FORMS.get(_known_as(base)))), None)
 
 
 def _known_as(kind: type) -> tuple[str, str]:

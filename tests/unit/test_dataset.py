@@ -1,0 +1,108 @@
+"""Tables for notebooks and training: any form, one snapshot, past ones too, without a platform."""
+
+from __future__ import annotations
+
+import gc
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import sleep
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import eagleray
+from cluster.errors import ConfigError, QueryRejected
+from cluster.lake.lake import Lake
+from cluster.lake.pin import open_snapshots
+from jobs.dataset import Connection
+from tests.lake_tables import SCHEMA, TIME, event_rows, make_lake, make_stream
+from tests.sql_lake import land
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    made = make_lake(tmp_path)
+    land(made, event_rows(3), event_rows(2, 3))
+    return made
+
+
+def test_every_form_has_the_same_rows(lake: Lake) -> None:
+    edits = Connection(lake.config).dataset("s.events", columns=["n", "time"], where="n >= 3")
+    expected = edits.arrow()
+    assert expected.schema == pa.schema([("n", pa.int64()), ("time", TIME)]) and expected["n"].to_pylist() == [3, 4]
+    assert edits.batches().read_all() == expected
+    frame, lazy, pandas = edits.polars(), edits.polars_lazy(), edits.pandas()
+    assert isinstance(frame, pl.DataFrame) and frame["n"].to_list() == [3, 4]
+    assert isinstance(lazy, pl.LazyFrame) and lazy.filter(pl.col("n") > 3).collect()["n"].to_list() == [4]
+    assert isinstance(pandas, pd.DataFrame) and pandas["n"].tolist() == [3, 4]
+    relation = edits.duckdb()
+    assert isinstance(relation, duckdb.DuckDBPyRelation) and relation.aggregate("sum(n)").fetchall() == [(7,)]
+    assert sorted(edits.daft().to_pydict()["n"]) == [3, 4]
+    edits.close()
+
+
+def test_a_relation_outlives_its_dataset(lake: Lake) -> None:
+    relation = Connection(lake.config).dataset("s.events", columns=["n"]).duckdb().filter("n > 1")
+    gc.collect()
+    assert relation.aggregate("count(*)").fetchall() == [(3,)]
+
+
+def test_a_dataset_stays_at_its_snapshot(lake: Lake) -> None:
+    connection = Connection(lake.config)
+    before = connection.dataset("s.events", columns=["n"])
+    land(lake, event_rows(1, 5))
+    assert before.arrow().num_rows == 5
+    after = connection.dataset("s.events", columns=["n"])
+    assert after.arrow().num_rows == 6
+    assert connection.dataset("s.events", snapshot=before.snapshot_id).arrow().num_rows == 5
+    assert after.snapshot_id == open_snapshots(lake.config).pin(["s.events"])["s.events"].snapshot_id
+
+
+def test_a_table_can_be_read_as_it_was(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    land(lake, event_rows(3))
+    first = lake.load("s.events").current_snapshot()
+    assert first is not None
+    sleep(0.01)
+    lake.ensure({"s": make_stream(pa.schema([*SCHEMA, pa.field("new", pa.string())]))})
+    land(lake, event_rows(2, 3, new=["a", "b"]))
+    at = datetime.fromtimestamp(first.timestamp_ms / 1000, UTC)
+    connection = Connection(lake.config)
+    for snapshot in (first.snapshot_id, at, at.isoformat(), at.replace(tzinfo=None).isoformat()):
+        past = connection.dataset("s.events", snapshot=snapshot)
+        assert past.snapshot_id == first.snapshot_id
+        assert past.arrow().num_rows == 3 and "new" not in past.arrow().column_names
+    assert connection.dataset("s.events").arrow()["new"].to_pylist() == [None] * 3 + ["a", "b"]
+    with pytest.raises(QueryRejected, match=r"no snapshot .*; 2 snapshots are kept, from "):
+        connection.dataset("s.events", snapshot=at - timedelta(days=1))
+    with pytest.raises(QueryRejected, match="snapshot: Invalid isoformat"):
+        connection.dataset("s.events", snapshot="yesterday")
+
+
+def test_wrong_tables_columns_and_conditions_are_refused(lake: Lake) -> None:
+    connection = Connection(lake.config)
+    with pytest.raises(QueryRejected, match="'events' is no table"):
+        connection.dataset("events")
+    with pytest.raises(QueryRejected, match=r"table s\.event does not exist; there are s\.dead_letters, s\.events"):
+        connection.dataset("s.event")
+    with pytest.raises(QueryRejected, match="is not allowed"):
+        connection.dataset("s.events", where="n IN (SELECT * FROM read_text('/etc/passwd'))")
+    with pytest.raises(QueryRejected, match='"nope" not found'):
+        connection.dataset("s.events", columns=["nope"]).arrow()
+
+
+def test_the_project_is_found_as_by_the_command_line(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        eagleray.connect(tmp_path)
+    (tmp_path / "eagleray.yaml").write_text("{}\n")
+    for project in (tmp_path, str(tmp_path), tmp_path / "eagleray.yaml", lake.config):
+        assert eagleray.connect(project).tables() == ["s.dead_letters", "s.events", "s.late"]
+        assert eagleray.dataset("s.events", where="n = 1").arrow().num_rows == 1
+    monkeypatch.setattr("jobs.dataset._default", [])
+    monkeypatch.chdir(tmp_path)
+    assert eagleray.dataset("s.events").arrow().num_rows == 5
