@@ -44,7 +44,12 @@ class Found:
 
 
 class Undecided(Exception):
-    """The time was up before the search ended."""
+    """The time was up before the search ended. `ends`: that these events end a process is known by then."""
+
+    def __init__(self, ends: bool) -> None:
+        """What is known."""
+        super().__init__(ends)
+        self.ends = ends
 
 
 def search(submissions: Call, judgement: Judgement, deadline: float) -> Found | None:
@@ -97,7 +102,7 @@ class _Search:
 
     def _end_of(self, blocks: list[list[Place]]) -> Ended | None:
         if time.monotonic() > self.deadline:
-            raise Undecided
+            raise Undecided(ends=True)
         self.processes += 1
         return self.judgement([self._call(block) for block in blocks])
 

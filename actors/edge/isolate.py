@@ -24,7 +24,7 @@ from typing import Protocol
 
 from actors.edge.backend import Unavailable, WorkerLost
 from actors.edge.blame import Found, apply
-from actors.edge.probe import receive, send
+from actors.edge.probe import UNFINISHED, receive, send
 from cluster.config import Config
 from cluster.events.verdict import Answer, Submission
 
@@ -38,11 +38,15 @@ PROBE_SHARE = 0.5  # of the time that a batch has: what is left is for storing i
 Submit = Callable[[list[Submission], float], Awaitable[list[Answer]]]
 
 
+class Unfinished(Unavailable):
+    """The events end a process, and the time was up before it was known which."""
+
+
 class Searcher(Protocol):
     """Finds what ends a process."""
 
     async def search(self, submissions: list[Submission], timeout_s: float) -> Found | None:
-        """The events to blame, None if judging does no harm. Raises Unavailable if it does not find out in time."""
+        """The events to blame, None if judging does no harm. Raises Unfinished, Unavailable if not known in time."""
         ...
 
     def close(self) -> None:
@@ -59,6 +63,7 @@ class Isolate:
         self._searcher = searcher
         self._monotonic = monotonic
         self._lost: dict[str, dict[str, float]] = {}  # by stream: workers, and when they were lost
+        self._searching = 0
         self._wary: dict[str, float] = {}  # by stream: until when its batches are probed first
 
     async def submit(self, submissions: list[Submission], timeout_s: float) -> list[Answer]:
@@ -78,18 +83,26 @@ class Isolate:
 
     async def _search(self, submissions: list[Submission], timeout_s: float) -> Found | None:
         stream = submissions[0].stream
+        self._searching += 1
         try:
             found = await self._searcher.search(submissions, timeout_s * PROBE_SHARE)
-        except Unavailable:  # the time was up: when the requests come again, they cost no worker
+        except Unfinished:  # when the requests come again, they cost no worker
             self._wary[stream] = self._monotonic() + WARY_S
             raise
-        if found is not None:
-            self._wary[stream] = self._monotonic() + WARY_S
-            count = sum(map(len, found.condemned))
-            logger.error("events that end the process judging them", extra={"stream": stream, "events": count})
-        elif not self._wary:
-            self._searcher.close()
+        finally:
+            self._searching -= 1
+        if found is None:
+            self._rest()
+            return None
+        self._wary[stream] = self._monotonic() + WARY_S
+        count = sum(map(len, found.condemned))
+        logger.error("events that end the process judging them", extra={"stream": stream, "events": count})
         return found
+
+    def _rest(self) -> None:
+        """End the probe when nobody needs it."""
+        if not self._wary and not self._searching:
+            self._searcher.close()
 
     async def _store(self, submissions: list[Submission], found: Found | None, timeout_s: float) -> list[Answer]:
         if found is None:
@@ -103,8 +116,7 @@ class Isolate:
         until = self._wary.get(stream)
         if until is not None and self._monotonic() >= until:
             del self._wary[stream]
-            if not self._wary:
-                self._searcher.close()  # a search that still runs fails, and its requests come again
+            self._rest()
         return stream in self._wary
 
     def _is_suspect(self, stream: str, worker: str) -> bool:
@@ -128,11 +140,12 @@ class Probe:
         self._thread = ThreadPoolExecutor(1, "probe")  # a search whose requests are given up still ends in its turn
 
     async def search(self, submissions: list[Submission], timeout_s: float) -> Found | None:
-        """The events to blame, None if judging does no harm. Raises Unavailable if it does not find out in time."""
+        """The events to blame, None if judging does no harm. Raises Unfinished, Unavailable if not known in time."""
         answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, submissions, timeout_s)
         if answer is None or isinstance(answer, Found):
             return answer
-        raise Unavailable(f"a worker was lost with such a request, and the cause is not known yet: {answer}")
+        kind = Unfinished if answer == UNFINISHED else Unavailable
+        raise kind(f"a worker was lost with this request, and the cause is not known yet: {answer}")
 
     def _ask(self, submissions: list[Submission], timeout_s: float) -> Found | str | None:
         process = self._process or self._start()

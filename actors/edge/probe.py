@@ -28,7 +28,7 @@ _PLACE = struct.Struct(">I")
 CPU_S = 5  # whole seconds of processor time for one judgement
 WAIT_S = 60  # and of real time; a machine so slow, or code that waits, decides nothing
 MEMORY_BYTES_MAX = 1 << 30  # that one judgement may add
-UNDECIDED = "undecided"
+UNFINISHED = "the search takes longer"
 _LIVED = 93  # an exit code that nobody else uses
 
 
@@ -77,7 +77,7 @@ def _watch(pid: int) -> str | None:
             os.waitpid(pid, 0)
             if too_large:
                 return f"more than {MEMORY_BYTES_MAX >> 30} GiB of memory"
-            raise Undecided
+            raise Undecided(ends=False)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.01)
 
@@ -119,8 +119,8 @@ def main() -> None:
         judgement = partial(fork_and_judge, judges[submissions[0].stream])
         try:
             send(answers, [search(submissions, judgement, time.monotonic() + timeout_s)])
-        except Undecided:
-            send(answers, [UNDECIDED])
+        except Undecided as undecided:
+            send(answers, [UNFINISHED if undecided.ends else "the machine is too slow"])
 
 
 if __name__ == "__main__":

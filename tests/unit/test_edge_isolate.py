@@ -205,6 +205,22 @@ def test_a_stream_that_lost_workers_to_events_loses_no_more_for_a_while(probe: P
     assert pool.deaths == 3
 
 
+def test_workers_killed_for_no_fault_of_an_event_leave_the_stream_as_fast_as_it_was(probe: Probe) -> None:
+    pool = Pool()
+    pool.killed = 8
+
+    async def work() -> list[Answer]:
+        isolate = Isolate(pool.submit, probe)
+        lost = [isolate.submit([lines(order(n))], TIMEOUT_S) for n in range(8)]
+        for outcome in await asyncio.gather(*lost, return_exceptions=True):
+            assert isinstance(outcome, WorkerLost), outcome  # none of them for want of the probe
+        assert probe._process is None
+        return await isolate.submit([lines(order(8))], TIMEOUT_S)
+
+    assert run(work) == [Answer(1)]
+    assert pool.calls == 9 and probe._process is None  # the last one was not probed
+
+
 def test_workers_lost_far_apart_are_no_reason_to_look_closer(probe: Probe) -> None:
     pool, ticks = Pool(), Ticks()
 
