@@ -151,6 +151,14 @@ class Lake:
         line = main_line(self.load(table).metadata)
         return [(s.snapshot_id, s.summary.additional_properties if s.summary else {}) for s in line]
 
+    def snapshot_count(self, table: str) -> int:
+        """How many snapshots the table keeps, of branches too."""
+        return len(self.load(table).metadata.snapshots)
+
+    def branches(self, table: str) -> list[str]:
+        """Names of branches and tags besides main, sorted."""
+        return sorted(set(self.load(table).metadata.refs) - {"main"})
+
     def properties(self, table: str) -> Mapping[str, str]:
         """The table's properties, fresh from the catalog; empty where there is no such table."""
         found = self.find(table)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlparse
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from pyiceberg.io.pyarrow import PyArrowFileIO
@@ -85,5 +84,4 @@ def _referred(table: Table) -> Iterator[str]:
 
 def _path(location: str) -> str:
     """The location as the file system lists it: without a scheme, of object stores with the bucket."""
-    parsed = urlparse(location)
-    return f"{parsed.netloc}{parsed.path}" if parsed.scheme else location
+    return PyArrowFileIO.parse_location(location)[2]

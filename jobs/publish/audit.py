@@ -7,6 +7,7 @@ any instruction and run again, the table is the same; of two runs at once the se
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import time
@@ -26,6 +27,8 @@ from jobs.publish.checks import broken
 from jobs.publish.mark import Published, RunMark, published
 from jobs.publish.modes import RUN, RUN_NUMBER, Plan, Result, next_number, numbered, plan
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["Published", "RunMark", "incremental_positions", "publish"]
 
 REJECTED = "rejected"
@@ -34,6 +37,7 @@ REJECTED = "rejected"
 REJECTED_AGE_MS = 7 * 86_400_000  # then expiry drops it
 ATTEMPTS_MAX = 8  # plans for one result; each other run of the job that comes first costs one
 BACKOFF_S = 0.1
+TIDY_EVERY = 20  # snapshots above lake.snapshots_kept
 
 
 def publish(
@@ -57,7 +61,9 @@ def publish(
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             # 2. plan, audit, publish
-            return _commit(lake, result, run, positions, clock or SystemClock())
+            done = _commit(lake, result, run, positions, clock or SystemClock())
+            _tidy(lake, job.output)
+            return done
         except CommitFailed as error:
             if done := published(lake, job.output, run.run_id):
                 return done
@@ -65,6 +71,15 @@ def publish(
                 raise
             time.sleep(BACKOFF_S * attempt * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
+
+
+def _tidy(lake: Lake, output: str) -> None:
+    """Expire now and then, for nobody else does it for tables of jobs; what is not reached now is the next time."""
+    if lake.snapshot_count(output) > lake.config.lake.snapshots_kept + TIDY_EVERY:
+        try:
+            lake.expire(output)
+        except Exception as error:  # the result is published, whatever becomes of this
+            logger.warning("expiry of %s: %s", output, error)
 
 
 def incremental_positions(lake: Lake, job: Job) -> Mapping[str, Position] | None:

@@ -1,0 +1,180 @@
+"""`eagleray job run forget`: deletes a person's rows from every table of a stream, and from the tables' history.
+
+By a field of the stream's events and its value: from events, late events and dead letters, from windows that are
+grouped by the field, and from the tables that are named. Old snapshots go with the files that held the rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from cluster.clock import Clock, SystemClock
+from cluster.config import Config
+from cluster.errors import CommitFailed, ConfigError
+from cluster.events.paths import FieldPath
+from cluster.events.stream import Stream, load_streams
+from cluster.lake.expire import Retention
+from cluster.lake.lake import Lake
+from cluster.lake.predicate import EVERYTHING, Compare, Predicate
+from cluster.lake.replace import Change
+from cluster.lake.scan import Pinned
+from cluster.windows import field_type
+from jobs.builtin.compact import chosen
+from jobs.builtin.expire import expire_until_done
+from jobs.model import Limits
+from jobs.publish.audit import REJECTED
+from jobs.publish.desk import desk
+from jobs.publish.removal import take_rows
+from jobs.sql.engine import identifier, literal
+
+ATTEMPTS_MAX = 8  # commits of compaction and jobs may replace the same files meanwhile
+
+
+@dataclass(frozen=True)
+class Options:
+    """Delete the rows of a person, found by a field of a stream's events, from tables and their history."""
+
+    stream: str = field(metadata={"help": "The stream whose tables are meant."})
+    key: str = field(metadata={"help": "The field of an event, such as user or actor.login."})
+    value: str = field(metadata={"help": "Its value, as text."})
+    outputs: tuple[str, ...] = field(
+        default=(), metadata={"help": "Tables of jobs that hold it too, as NAMESPACE.TABLE=COLUMN."}
+    )
+    grace_us: int = field(
+        default=0, metadata={"help": "Keep the replaced files for queries that still read them; default: 0s."}
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """`deleted`: rows by table. `not_reached`: where the person's data still is, and until when."""
+
+    deleted: tuple[str, ...]
+    rows: int
+    snapshots: int
+    files: int
+    not_reached: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A table and how its rows of the person are told: a SQL condition over `t`, and what prunes files."""
+
+    table: str
+    condition: str
+    pruning: Predicate = EVERYTHING
+
+
+def run(config: Config, options: Options, clock: Clock | None = None) -> Report:
+    """Forget; raises ConfigError for a stream, field or table that is not there. Again, it finds what came since."""
+    stream = load_streams(config).get(options.stream)
+    if stream is None:
+        raise ConfigError("--stream", f"no stream is called {options.stream!r}; there are {', '.join(config.streams)}")
+    lake = Lake.open(config, clock or SystemClock())
+    rows: dict[str, int] = {}
+    snapshots = files = 0
+    left = []
+    for place in places(lake, stream, options):
+        # 1. out of the table as it is  2. out of its history
+        rows[place.table] = _delete(lake, config, place)
+        lake.drop_branch(place.table, REJECTED)
+        gone = expire_until_done(lake, place.table, Retention(1, 0, options.grace_us))
+        snapshots, files = snapshots + gone.snapshots, files + gone.files
+        left += [f"{place.table}@{name}, until the branch or tag is dropped" for name in lake.branches(place.table)]
+    if options.grace_us:
+        left.append("replaced files, until the grace is over and `expire` has run")
+    left.append(f"the event log, for {config.log.retention_hours:g} h; run again when windows open now have closed")
+    return Report(
+        tuple(f"{table}: {count}" for table, count in rows.items()), sum(rows.values()), snapshots, files, tuple(left)
+    )
+
+
+def places(lake: Lake, stream: Stream, options: Options) -> list[Place]:
+    """Every table that can hold the person; raises ConfigError."""
+    try:
+        path = FieldPath.parse(options.key)
+        kind = field_type(stream.events.arrow, path)
+    except ValueError as error:
+        raise ConfigError("--key", str(error)) from None
+    if pt.is_nested(kind):
+        raise ConfigError("--key", f"{path.column} is {kind}; expected a field with one value")
+    value, name = options.value, stream.name
+    events = f"t.{path.sql}"
+    found = [
+        Place(f"{name}.events", _equal(events, value), _pruning(path, kind, value)),
+        Place(f"{name}.late", _in_json("t.event", path, value)),
+        Place(f"{name}.dead_letters", _in_letter(path, value)),
+    ]
+    grouped = (window for window, spec in stream.windows.items() if path in spec.group_by)
+    found += [
+        Place(f"{name}.{window}", _equal(f"t.{identifier(path.column)}", value), _column(path.column, kind, value))
+        for window in grouped
+    ]
+    found += _outputs(lake, options)
+    there = set(lake.tables())
+    return [place for place in found if place.table in there]
+
+
+def _outputs(lake: Lake, options: Options) -> Iterator[Place]:
+    for text in options.outputs:
+        table, equals, column = text.partition("=")
+        if not equals or not column:
+            raise ConfigError("--outputs", f"expected NAMESPACE.TABLE=COLUMN, not {text!r}")
+        chosen(lake, [table])
+        if column not in (names := [one.name for one in lake.pin(table).columns]):
+            raise ConfigError("--outputs", f"{table} has no column {column!r}; it has {', '.join(names)}")
+        yield Place(table, _equal(f"t.{identifier(column)}", options.value))
+
+
+def _delete(lake: Lake, config: Config, place: Place) -> int:
+    """Take the rows out of the table, until there are none; returns how many there were."""
+    rows = 0
+    limits = Limits(memory_bytes=config.jobs.memory_max)
+    for _ in range(ATTEMPTS_MAX):
+        pinned: Pinned = lake.pin(place.table)
+        with desk(config, limits, "jobs.memory_max") as on:
+            taken = take_rows(lake, place.table, pinned, pinned.plan(place.pruning), on, place.condition)
+        if not taken.removed:
+            return rows
+        try:
+            lake.replace(place.table, Change(taken.removed, taken.added))
+            rows += taken.rows
+        except CommitFailed:
+            continue  # compaction or a job replaced one of the files: look again
+    raise CommitFailed(f"{place.table}: others kept replacing the same files; nothing but that is wrong, run again")
+
+
+def _equal(expression: str, value: str) -> str:
+    return f"CAST({expression} AS VARCHAR) = {literal(value)}"
+
+
+def _in_json(expression: str, path: FieldPath, value: str) -> str:
+    return f"json_extract_string({expression}, {literal(_json_path(path))}) = {literal(value)}"
+
+
+def _in_letter(path: FieldPath, value: str) -> str:
+    """By the field where the original is JSON; where it is not, by the value anywhere in it."""
+    text = "TRY(decode(t.original))"
+    anywhere = f"contains(CAST(t.original AS VARCHAR), CAST(encode({literal(json.dumps(value))}) AS VARCHAR))"
+    return f"CASE WHEN json_valid({text}) THEN {_in_json(text, path, value)} ELSE {anywhere} END"
+
+
+def _json_path(path: FieldPath) -> str:
+    return "$" + "".join("." + json.dumps(name, ensure_ascii=False) for name in path.names)
+
+
+def _pruning(path: FieldPath, kind: pa.DataType, value: str) -> Predicate:
+    return _column(path.column, kind, value) if len(path.names) == 1 else EVERYTHING
+
+
+def _column(name: str, kind: pa.DataType, value: str) -> Predicate:
+    if pt.is_string(kind):
+        return Compare(name, "=", value)
+    if pt.is_integer(kind) and value.lstrip("-").isdecimal():
+        return Compare(name, "=", int(value))
+    return EVERYTHING
