@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -16,6 +20,7 @@ from cluster.config import Config
 from cluster.errors import ConfigError
 
 NAMESPACE = "eagleray"
+STOP_S = 30.0
 OBJECT_STORE_BYTES = 512 << 20  # calls carry ≤ 4 MiB; what is in flight is bounded by edge.in_flight_bytes_max
 
 _LOCAL_ENVIRONMENT = {
@@ -32,7 +37,6 @@ class Session:
     """A joined Ray cluster; `directory` is set where it is our own and goes with `close`."""
 
     directory: Path | None = None
-    jobs_url: str | None = None  # of the job server, where one was started
 
     def close(self) -> None:
         """Leave the cluster; stop it and remove its files if it is our own."""
@@ -46,28 +50,62 @@ def connect(config: Config, address: str | None) -> Session:
     return _join(config, address) if address else _start()
 
 
-def serve_jobs() -> Session:
-    """Start Ray with a job server on this machine, for `eagleray job submit`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    session = _start(include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=port)
-    return Session(session.directory, f"http://127.0.0.1:{port}")
+@contextmanager
+def job_server() -> Iterator[str]:
+    """A Ray with a job server on this machine, for the time of the block; the URL of the server.
+
+    Started by Ray's own command, which alone lets its agent listen on a port of one's choice: a second Ray on a machine
+    takes no jobs otherwise, and `eagleray up` may be the first.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="er-"))
+    port, dashboard, agent = _free_ports(3)
+    options = {
+        "port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent, "temp-dir": directory,
+        "dashboard-host": "127.0.0.1", "node-ip-address": "127.0.0.1", "include-dashboard": "true",
+        "num-cpus": max(2, os.cpu_count() or 2), "object-store-memory": OBJECT_STORE_BYTES,
+    }  # fmt: skip
+    words = [f"--{name}={value}" for name, value in options.items()]
+    with (directory / "start.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *words],
+            env={**_LOCAL_ENVIRONMENT, **os.environ},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the command, which stops it in order
+        )
+    try:
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        process.terminate()  # and it ends all that it has started
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def _start(**settings: Any) -> Session:
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]
+
+
+def _start() -> Session:
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Unix sockets allow 107 bytes of path, so the session gets a short temporary directory of its own.
     directory = Path(tempfile.mkdtemp(prefix="er-"))
     ray.init(
         namespace=NAMESPACE,
+        include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
         num_cpus=max(2, os.cpu_count() or 2),
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=str(directory),
-        **{"include_dashboard": False, **settings},
     )
     return Session(directory)
 

@@ -8,8 +8,10 @@ may not have it. Nothing is installed on the way: no package registry is asked.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cluster.errors import ConfigError, EaglerayError
 
 EXCLUDED = ["data/", ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", "node_modules/"]
 CONFIG = "eagleray.yaml"
+START_S = 90.0  # a Ray that was just started takes some seconds until it takes jobs
 PACKAGES = ("cluster", "actors", "jobs")
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,14 +40,10 @@ def submit(target: Path, arguments: Sequence[str], address: str | None, env: Seq
     if address is not None:
         runtime["py_modules"] = [str(_ROOT / name) for name in PACKAGES]
         return _run(address if "://" in address else f"http://{address}", entrypoint, runtime, wait)
-    from cluster.session import serve_jobs
+    from cluster.session import job_server
 
-    session = serve_jobs()
-    try:
-        assert session.jobs_url
-        return _run(session.jobs_url, entrypoint, runtime, wait)
-    finally:
-        session.close()
+    with job_server() as url:
+        return _run(url, entrypoint, runtime, wait)
 
 
 def entry(target: Path, arguments: Sequence[str], python: str) -> tuple[Path, str]:
@@ -81,13 +80,7 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 def _run(url: str, entrypoint: str, runtime: dict[str, Any], wait: bool) -> int:
-    from ray.job_submission import JobSubmissionClient
-
-    try:
-        client = JobSubmissionClient(url)
-        job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
-    except (ConnectionError, RuntimeError) as error:
-        raise EaglerayError(f"the job server at {url} did not take the job: {error}") from error
+    client, job = _submitted(url, entrypoint, runtime)
     print(f"submitted {job} to {url}: {entrypoint}", file=sys.stderr, flush=True)
     if not wait:
         print(job)
@@ -103,6 +96,23 @@ def _run(url: str, entrypoint: str, runtime: dict[str, Any], wait: bool) -> int:
         return 0
     print(f"{job} {str(status).lower()}: {str(info.message).partition(chr(10))[0]}", file=sys.stderr)
     return int(info.driver_exit_code or 1)
+
+
+def _submitted(url: str, entrypoint: str, runtime: dict[str, Any]) -> tuple[Any, str]:
+    """The client, and the job's id; waits for a server that is starting."""
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every package that it uploads
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            client = JobSubmissionClient(url)
+            return client, client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
+        except (ConnectionError, RuntimeError) as error:
+            starting = isinstance(error, ConnectionError) or "No available agent" in str(error)
+            if not starting or time.monotonic() > deadline:
+                raise EaglerayError(f"the job server at {url} did not take the job: {error}") from error
+        time.sleep(0.5)
 
 
 async def _follow(client: Any, job: str) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 def this_process() -> str:
     """A name that no other process has ever had, or will have."""
     pid = os.getpid()
-    return f"{_machine()}|{pid}|{_birth(pid)}"
+    return f"{_machine()}|{pid}|{birth(pid)}"
 
 
 def surely_dead(owner: str) -> bool:
     """Whether `owner` was a process of this machine that is gone. One of another machine may live: False."""
-    machine, pid, birth = owner.split("|")
-    return machine == _machine() and str(_birth(int(pid))) != birth
+    machine, pid, began = owner.split("|")
+    return machine == _machine() and str(birth(int(pid))) != began
 
 
 @cache
@@ -30,8 +30,8 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _birth(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None if it is gone."""
+def birth(pid: int) -> int | None:
+    """When the process `pid` started, in clock ticks since boot; None if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
