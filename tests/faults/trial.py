@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -56,7 +57,8 @@ class Trial:
         pids: list[int] = eventually(lambda: self.platform.pids(pool))
         hit = pids if only is None else [pids[only % len(pids)]]
         for pid in hit:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # killed before, and the platform has not noticed yet
+                os.kill(pid, number)
         return hit
 
     def wait_replaced(self, pool: str, gone: list[int]) -> None:
