@@ -24,7 +24,10 @@ from jobs.submit import submit
 from tests.job_work import do, done, make_job
 from tests.running_platform import eventually
 
-pytestmark = pytest.mark.platform
+pytestmark = [
+    pytest.mark.platform,
+    pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning"),  # how Ray calls aiohttp
+]
 
 DAY = date(2026, 5, 1)
 SCRIPT = """

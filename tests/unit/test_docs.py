@@ -105,7 +105,8 @@ def test_every_option_in_the_documentation_exists(name: str) -> None:
     text = sections((DOCS / "cli.md").read_text())[f"eagleray {name}"]
     loaded = get_command(build(name)).commands[name]  # type: ignore[attr-defined]
     commands = [loaded, *getattr(loaded, "commands", {}).values()]
-    options = {option for command in commands for parameter in command.params for option in parameter.opts}
+    parameters = [parameter for command in commands for parameter in command.params]
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= options
     for inner in getattr(loaded, "commands", {}):
         assert f"eagleray {name} {inner}" in text

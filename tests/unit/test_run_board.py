@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.model import Job
@@ -151,6 +151,7 @@ def _history(planned: Plan, states: dict[str, str], reason: str = "") -> list[di
     ]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_graph_comes_to_an_end(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))
