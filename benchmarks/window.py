@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from actors.window.batch import Batch
 from actors.window.state import WindowState
 from cluster.config import WindowConfig
+from cluster.windowing.batch import Batch
 from cluster.windows import WindowSpec, parse_window
 
 EVENTS = pa.schema([("channel", pa.string()), ("page", pa.string()), ("user", pa.string()), ("amount", pa.float64())])

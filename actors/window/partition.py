@@ -16,11 +16,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from actors.window.batch import Batch
 from actors.window.late import LATE_SCHEMA, Late, Place, event_text, late_rows, places
 from actors.window.snapshot import Snapshot, SnapshotStore
 from actors.window.state import Missed, Run, WindowState
-from actors.window.watermark import NEVER, watermarks
 from cluster.clock import Clock
 from cluster.events.filter import Filter
 from cluster.events.stream import TIME, Stream
@@ -28,6 +26,8 @@ from cluster.log.dedup import Deduplicator
 from cluster.log.protocol import Entry, EventLog, Kind
 from cluster.log.reader import Chunk, PartitionReader
 from cluster.log.record import encode_control
+from cluster.windowing.batch import Batch
+from cluster.windowing.watermark import NEVER, watermarks
 
 logger = logging.getLogger(__name__)
 

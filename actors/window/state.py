@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from actors.window.assign import Panes, missed_windows, panes
-from actors.window.batch import Batch
-from actors.window.merge import closing_times
-from actors.window.partial import B, Layout, times
-from actors.window.session import group_hashes, still_open
-from actors.window.watermark import NEVER, Int64
+from cluster.windowing.assign import Panes, missed_windows, panes
+from cluster.windowing.batch import Batch
+from cluster.windowing.merge import closing_times
+from cluster.windowing.partial import B, Layout, times
+from cluster.windowing.session import group_hashes, still_open
+from cluster.windowing.watermark import NEVER, Int64
 from cluster.windows import WindowSpec
 
 FAN_OUT = 8

@@ -17,11 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from actors.messages import CLOSED, PartitionId, PartitionReport, Progress, Staged, WorkerReport, partition_key
-from actors.window.merge import close, open_rows, select
-from actors.window.partial import Layout
 from actors.window.partition import View, WindowPartition
 from actors.window.staging import LateStaging
-from actors.window.watermark import NEVER
 from cluster.clock import Clock, SystemClock
 from cluster.config import Config
 from cluster.errors import EaglerayError, LogUnavailable
@@ -30,6 +27,9 @@ from cluster.lake.lake import Lake
 from cluster.log.open import open_log
 from cluster.log.protocol import EventLog
 from cluster.telemetry.metrics import sample
+from cluster.windowing.merge import close, open_rows, select
+from cluster.windowing.partial import Layout
+from cluster.windowing.watermark import NEVER
 
 logger = logging.getLogger(__name__)
 

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.window.assign import lateness_us, panes
-from actors.window.batch import Batch
-from actors.window.hashing import hash64
-from actors.window.items import Items
-from actors.window.merge import close, select
-from actors.window.partial import Layout
-from actors.window.sketches import distinct
-from actors.window.watermark import NEVER
 from cluster.config import WindowConfig
 from cluster.errors import ConfigError
+from cluster.windowing.assign import lateness_us, panes
+from cluster.windowing.batch import Batch
+from cluster.windowing.hashing import hash64
+from cluster.windowing.items import Items
+from cluster.windowing.merge import close, select
+from cluster.windowing.partial import Layout
+from cluster.windowing.sketches import distinct
+from cluster.windowing.watermark import NEVER
 from cluster.windows import parse_window
 
 EVENTS = pa.schema(

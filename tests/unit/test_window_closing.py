@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.window.batch import Batch
-from actors.window.merge import close, open_rows, select
 from actors.window.state import WindowState
-from actors.window.watermark import NEVER, watermarks
 from cluster.config import WindowConfig
+from cluster.windowing.batch import Batch
+from cluster.windowing.merge import close, open_rows, select
+from cluster.windowing.watermark import NEVER, watermarks
 from cluster.windows import parse_window
 
 EVENTS = pa.schema([("user", pa.string()), ("_time", pa.int64())])

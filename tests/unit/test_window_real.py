@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.window.batch import Batch
-from actors.window.merge import close, select
 from actors.window.state import WindowState
-from actors.window.watermark import NEVER
 from cluster.config import WindowConfig
+from cluster.windowing.batch import Batch
+from cluster.windowing.merge import close, select
+from cluster.windowing.watermark import NEVER
 from cluster.windows import parse_window
 from tests.oracle import parse_us
 

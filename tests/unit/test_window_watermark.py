@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.window.assign import missed_windows, panes
-from actors.window.watermark import NEVER, watermarks
+from cluster.windowing.assign import missed_windows, panes
+from cluster.windowing.watermark import NEVER, watermarks
 from cluster.windows import WindowSpec
 
 times = st.lists(st.integers(-(10**6), 10**6), max_size=30)

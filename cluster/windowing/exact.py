@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from actors.window.items import Items, reduce_items
-from actors.window.watermark import Int64
+from cluster.windowing.items import Items, reduce_items
+from cluster.windowing.watermark import Int64
 
 Float64 = npt.NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from actors.window.hashing import UInt64, hash64, mix
-from actors.window.keys import Coded, Keys
-from actors.window.watermark import Int64
+from cluster.windowing.hashing import UInt64, hash64, mix
+from cluster.windowing.keys import Coded, Keys
+from cluster.windowing.watermark import Int64
 
 RANGE_MAX = 1 << 62
 

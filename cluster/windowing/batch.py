@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.window.hashing import as_int64, hash64, mix
-from actors.window.keys import Coded, encode, plain
-from actors.window.watermark import Int64
 from cluster.events.paths import FieldPath
 from cluster.events.stream import TIME
+from cluster.windowing.hashing import as_int64, hash64, mix
+from cluster.windowing.keys import Coded, encode, plain
+from cluster.windowing.watermark import Int64
 
 Mask = npt.NDArray[np.bool_]
 

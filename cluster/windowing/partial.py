@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actors.window.aggregates import Reducer, reducer
-from actors.window.batch import Batch
-from actors.window.keys import Coded, Keys, combine, encode, encode_numbers, plain, whole
-from actors.window.session import components, fragments
-from actors.window.watermark import Int64
+from cluster.windowing.aggregates import Reducer, reducer
+from cluster.windowing.batch import Batch
+from cluster.windowing.keys import Coded, Keys, combine, encode, encode_numbers, plain, whole
+from cluster.windowing.session import components, fragments
+from cluster.windowing.watermark import Int64
 from cluster.windows import WindowSpec, field_type
 
 A, B = "_a", "_b"

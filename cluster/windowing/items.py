@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from actors.window.watermark import Int64
+from cluster.windowing.watermark import Int64
 
 CELLS_PER_ROW = 16  # a matrix of up to this many cells per row is cheaper than sorting
 CELLS_MIN = 1 << 16

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.window.watermark import Int64
+from cluster.windowing.watermark import Int64
 from cluster.windows import WindowSpec
 
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.window.batch import Batch, Mask
-from actors.window.hashing import as_int64
-from actors.window.keys import Coded, Keys, encode
-from actors.window.watermark import Int64
 from cluster.events.paths import FieldPath
+from cluster.windowing.batch import Batch, Mask
+from cluster.windowing.hashing import as_int64
+from cluster.windowing.keys import Coded, Keys, encode
+from cluster.windowing.watermark import Int64
 
 Columns = list[pa.Array]
 Values = npt.NDArray[Any]

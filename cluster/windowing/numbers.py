@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actors.window.batch import Batch
-from actors.window.exact import (
+from cluster.events.paths import FieldPath
+from cluster.windowing.batch import Batch
+from cluster.windowing.exact import (
     LIMB,
     MASK,
     Float64,
@@ -19,12 +20,11 @@ from actors.window.exact import (
     merge_limbs,
     sum_into,
 )
-from actors.window.extremes import extreme
-from actors.window.items import Items, from_list, reduce_items, to_list
-from actors.window.keys import Keys
-from actors.window.sketches import buckets, quantiles
-from actors.window.watermark import Int64
-from cluster.events.paths import FieldPath
+from cluster.windowing.extremes import extreme
+from cluster.windowing.items import Items, from_list, reduce_items, to_list
+from cluster.windowing.keys import Keys
+from cluster.windowing.sketches import buckets, quantiles
+from cluster.windowing.watermark import Int64
 
 Columns = list[pa.Array]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actors.window.watermark import Int64
+from cluster.windowing.watermark import Int64
 
 TABLE_PER_ROW = 4  # a lookup table of up to this many entries per row is cheaper than hashing
 TABLE_MIN = 1 << 12

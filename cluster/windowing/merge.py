@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.window.assign import lateness_us, starts_within
-from actors.window.keys import whole
-from actors.window.partial import A, B, Layout, times
-from actors.window.session import group_hashes, open_sessions
-from actors.window.watermark import NEVER, Int64
 from cluster.clock import iso
+from cluster.windowing.assign import lateness_us, starts_within
+from cluster.windowing.keys import whole
+from cluster.windowing.partial import A, B, Layout, times
+from cluster.windowing.session import group_hashes, open_sessions
+from cluster.windowing.watermark import NEVER, Int64
 
 AFTER = b"after"  # table metadata: windows with a closing time at or below were in the lake already
 

@@ -12,13 +12,13 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from actors.window.batch import Batch
-from actors.window.extremes import Edge, Extreme
-from actors.window.items import from_list, reduce_items, to_list
-from actors.window.keys import Keys
-from actors.window.numbers import Columns, Count, FloatSum, IntSum, Quantile, valid_keys
-from actors.window.sketches import RANK_BITS, distinct, registers
 from cluster.events.paths import FieldPath
+from cluster.windowing.batch import Batch
+from cluster.windowing.extremes import Edge, Extreme
+from cluster.windowing.items import from_list, reduce_items, to_list
+from cluster.windowing.keys import Keys
+from cluster.windowing.numbers import Columns, Count, FloatSum, IntSum, Quantile, valid_keys
+from cluster.windowing.sketches import RANK_BITS, distinct, registers
 from cluster.windows import Aggregate, field_type
 
 
