@@ -26,7 +26,6 @@ _FRAMED = frozenset({"WINDOW_AGGREGATE", "WINDOW_FIRST_VALUE", "WINDOW_LAST_VALU
 _FRAME = re.compile(rb"\b(rows|range|groups)\s+(between|unbounded|current|\d)", re.IGNORECASE)
 _DESCENDING = re.compile(rb"[\s)]*\bdesc(ending)?\b", re.IGNORECASE)
 _PARENTHESIS = re.compile(rb"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[()]")
-_DISTINCT = re.compile(rb"\s*distinct\b", re.IGNORECASE)
 _INSTANT = re.compile(rb"TIMESTAMPTZ '(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})\+00'")
 
 
@@ -56,7 +55,7 @@ def _edits(root: Node, text: str, decimals: Set[str], nulls: Nulls) -> Iterator[
                 yield from _case(node, decimals)
             case kind if kind in _FRAMED:
                 yield from _frame(node, data, text)
-        if node.get("function_name") == "avg":
+        if node.get("function_name") == "avg" and not node.get("distinct"):
             yield from _average(node, data)
 
 
@@ -96,10 +95,10 @@ def _table(node: Node) -> Iterator[Edit]:
 
 
 def _column(node: Node) -> Iterator[Edit]:
-    names = node["column_names"]
-    if len(names) == 1 and names[0].lower() in _CALLS and node.get("query_location_length") == len(names[0]):
-        start = node["query_location"]
-        yield start, start + len(names[0]), identifier(names[0])
+    """Names that Daft's parser takes for functions, unless they are quoted already."""
+    names, start, size = node["column_names"], node["query_location"], node.get("query_location_length")
+    if names[-1].lower() in _CALLS and size == len(".".join(names).encode()):
+        yield start, start + size, ".".join(map(identifier, names))
 
 
 def _instant(node: Node, data: bytes) -> Iterator[Edit]:
@@ -124,10 +123,8 @@ def _case(node: Node, decimals: Set[str]) -> Iterator[Edit]:
 def _average(node: Node, data: bytes) -> Iterator[Edit]:
     """DuckDB's average is a DOUBLE; Daft's of a DECIMAL is one of six digits."""
     start = data.index(b"(", node["query_location"]) + 1
-    if distinct := _DISTINCT.match(data, start):
-        start = distinct.end()
     end = _closing(data, start)
-    yield start, start, " CAST("
+    yield start, start, "CAST("
     yield end, end, " AS DOUBLE)"
 
 

@@ -10,10 +10,11 @@ from contextlib import ExitStack, closing
 import duckdb
 import pyarrow as pa
 
+from jobs.engines.shape import fitted
 from jobs.engines.work import Work
 from jobs.project.parameters import substitute
 from jobs.project.sqlfile import padded
-from jobs.sql.engine import Deadline, Limits, bounded, identifier, renderable
+from jobs.sql.engine import Deadline, Limits, bounded, renderable
 from jobs.sql.guard import Guard
 from jobs.sql.opened import opened
 from jobs.sql.tables import Declared
@@ -78,11 +79,11 @@ class DuckDb:
         return cls(connection, limits, deadline)
 
     def relation(self, text: str) -> duckdb.DuckDBPyRelation:
-        """The rows of a statement, with integers of at most 64 bits. Nothing is run yet."""
+        """The rows of a statement. Nothing is run yet."""
         with bounded(self._connection, self._limits, self._deadline):
             relation = self._connection.sql(text)
             renderable(relation)
-            return narrowed(relation)
+            return relation
 
     def stream_of(self, text: str) -> pa.RecordBatchReader:
         """Run a statement; as `stream`."""
@@ -90,12 +91,12 @@ class DuckDb:
 
     def schema(self, text: str) -> pa.Schema:
         """The columns of a statement; nothing is run."""
-        return self.relation(f"SELECT * FROM ({text}\n) LIMIT 0").to_arrow_table().schema
+        return self.stream(self.relation(f"SELECT * FROM ({text}\n) LIMIT 0")).schema
 
     def stream(self, relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
         """Run it, one at a time; what goes wrong comes up, as QueryFailed, where batches are read."""
         with bounded(self._connection, self._limits, self._deadline):
-            reader = relation.to_arrow_reader(BATCH_ROWS)
+            reader = read(relation)
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
@@ -103,13 +104,12 @@ class DuckDb:
             yield from reader
 
 
-def narrowed(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """The rows with BIGINT for wider integers; a value that does not fit fails the run."""
-    kinds = [str(kind) for kind in relation.types]
-    if not any(kind in _WIDE for kind in kinds):
-        return relation
-    columns = (
-        f"CAST({identifier(name)} AS BIGINT) AS {identifier(name)}" if kind in _WIDE else identifier(name)
-        for name, kind in zip(relation.columns, kinds, strict=True)
+def read(relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
+    """The rows of a relation, with BIGINT for wider integers; a value that does not fit is a QueryRejected."""
+    reader = relation.to_arrow_reader(BATCH_ROWS)
+    kinds = map(str, relation.types)
+    fields = (
+        field.with_type(pa.int64()) if kind in _WIDE else field
+        for field, kind in zip(reader.schema, kinds, strict=True)
     )
-    return relation.project(", ".join(columns))
+    return fitted(reader, pa.schema(fields))

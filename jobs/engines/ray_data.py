@@ -15,7 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from cluster.lake.scan import ScanPlan
-from jobs.engines.duckdb import BATCH_ROWS, limits_of, narrowed
+from jobs.engines.duckdb import limits_of, read
 from jobs.engines.shape import shaped
 from jobs.sql.engine import Deadline, Limits, bounded
 from jobs.sql.guard import Approved, Guard
@@ -71,7 +71,7 @@ def _read(text: str, table: Declared, part: ScanPlan) -> Iterator[pa.Table]:
     with tempfile.TemporaryDirectory(prefix="eagleray-") as temp:
         limits: Limits = limits_of(TASK_MEMORY_BYTES, 1, temp, "memory")
         with attached([(table, part)], limits, temp, deadline) as connection, bounded(connection, limits, deadline):
-            reader = shaped(narrowed(connection.sql(text)).to_arrow_reader(BATCH_ROWS))
+            reader = shaped(read(connection.sql(text)))
             yield reader.schema.empty_table()
             for batch in reader:
                 yield pa.Table.from_batches([batch])

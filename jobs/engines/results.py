@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.engines.duckdb import BATCH_ROWS, narrowed
+from jobs.engines.duckdb import BATCH_ROWS, read
 from jobs.project.signature import Form, form_of
 
 
@@ -61,7 +61,7 @@ _READ: Mapping[Form, Callable[[Any], pa.RecordBatchReader]] = {
     "polars": lambda frame: frame.to_arrow().to_reader(BATCH_ROWS),
     "polars_lazy": _polars_lazy,
     "pandas": lambda frame: pa.Table.from_pandas(frame, preserve_index=False).to_reader(BATCH_ROWS),
-    "duckdb": lambda relation: narrowed(relation).to_arrow_reader(BATCH_ROWS),
+    "duckdb": read,
     "daft": _daft,
     "ray": _ray,
 }
