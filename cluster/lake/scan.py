@@ -106,6 +106,10 @@ class ScanPlan:
             parts[-1].append(task)
         return tuple(self._of(part) for part in parts)
 
+    def empty(self) -> ScanPlan:
+        """A plan of the same table without files."""
+        return self._of(())
+
     def _of(self, tasks: Sequence[FileScanTask]) -> ScanPlan:
         return replace(
             self,

@@ -7,7 +7,6 @@ says which types the result has, so that a table does not change with the engine
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
@@ -26,7 +25,7 @@ from jobs.engines.shape import fitted, table_schema
 from jobs.engines.work import Work
 from jobs.project.parameters import substitute
 from jobs.project.sqlfile import padded
-from jobs.sql.guard import Guard
+from jobs.sql.guard import shared_guard
 from jobs.sql.tables import Declared
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,15 +42,11 @@ def run_daft_sql(work: Work) -> pa.RecordBatchReader:
 def select(text: str, tables: Mapping[str, Declared]) -> daft.DataFrame:
     """The rows of a statement as a frame; nothing is read yet. Raises QueryRejected for what Daft does not take."""
     use_cluster()
-    with closing(Guard()) as guard:
-        names = dict.fromkeys(".".join(reference.names).lower() for reference in guard.approve(text).tables)
-        decimals = {
-            column.name.lower()
-            for name in names
-            for column in tables[name].pinned.columns
-            if pt.is_decimal(column.type)
-        }
-        written = translate(guard, text, decimals, lambda name, column: tables[name].pinned.may_be_null(column))
+    guard = shared_guard()
+    names = dict.fromkeys(".".join(reference.names).lower() for reference in guard.approve(text).tables)
+    columns = (column for name in names for column in tables[name].pinned.columns)
+    decimals = {column.name.lower() for column in columns if pt.is_decimal(column.type)}
+    written = translate(guard, text, decimals, lambda name, column: tables[name].pinned.may_be_null(column))
     frames = {name: _frame(tables[name]) for name in names}
     try:
         return daft.sql(written, register_globals=False, **frames)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import duckdb
 import pyarrow as pa
@@ -15,7 +15,7 @@ from jobs.engines.work import Work
 from jobs.project.parameters import substitute
 from jobs.project.sqlfile import padded
 from jobs.sql.engine import Deadline, Limits, bounded, renderable
-from jobs.sql.guard import Guard
+from jobs.sql.guard import shared_guard
 from jobs.sql.opened import opened
 from jobs.sql.tables import Declared
 
@@ -73,8 +73,7 @@ class DuckDb:
         Raises QueryRejected for a statement that is not allowed or not valid, QueryFailed for what cannot be read.
         """
         deadline = Deadline(timeout_s)
-        with closing(Guard()) as guard:
-            statements = [guard.approve(text) for text in texts]
+        statements = [shared_guard().approve(text) for text in texts]
         connection = release.enter_context(opened(statements, list(tables), limits, temp, deadline))
         return cls(connection, limits, deadline)
 

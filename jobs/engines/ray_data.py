@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 
 import pyarrow as pa
 import ray.data
@@ -18,7 +17,7 @@ from cluster.lake.scan import ScanPlan
 from jobs.engines.duckdb import limits_of, read
 from jobs.engines.shape import shaped
 from jobs.sql.engine import Deadline, Limits, bounded
-from jobs.sql.guard import Approved, Guard
+from jobs.sql.guard import Approved, shared_guard
 from jobs.sql.opened import attached, planned
 from jobs.sql.tables import Declared
 
@@ -29,8 +28,7 @@ TASK_TIMEOUT_S = 3_600.0
 
 def select(text: str, tables: Mapping[str, Declared], whole: Callable[[], pa.RecordBatchReader]) -> ray.data.Dataset:
     """The rows of `text` as a Dataset; `whole` reads a statement on several tables, which cannot be split."""
-    with closing(Guard()) as guard:
-        statement = guard.approve(text)
+    statement = shared_guard().approve(text)
     names = [".".join(reference.names).lower() for reference in statement.tables]
     if len(names) != 1:
         return ray.data.from_arrow(whole().read_all())
@@ -47,7 +45,10 @@ class _Lake(Datasource):
         self._table = table
         with tempfile.TemporaryDirectory(prefix="eagleray-") as temp:
             limits = limits_of(TASK_MEMORY_BYTES, 1, temp, "memory")
-            ((_, self._plan),) = planned([statement], [table], limits, temp, Deadline(TASK_TIMEOUT_S))
+            deadline = Deadline(TASK_TIMEOUT_S)
+            ((_, self._plan),) = planned([statement], [table], limits, temp, deadline)
+            with attached([(table, self._plan.empty())], limits, temp, deadline) as connection:
+                self._schema = shaped(read(connection.sql(statement.text))).schema
 
     def get_name(self) -> str:
         return self._table.pinned.name
@@ -62,7 +63,7 @@ class _Lake(Datasource):
     def _task(self, part: ScanPlan) -> ReadTask:
         text, table = self._text, self._table
         metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=part.files)
-        return ReadTask(lambda: _read(text, table, part), metadata)
+        return ReadTask(lambda: _read(text, table, part), metadata, schema=self._schema)
 
 
 def _read(text: str, table: Declared, part: ScanPlan) -> Iterator[pa.Table]:

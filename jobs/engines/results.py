@@ -11,6 +11,8 @@ import pyarrow as pa
 from jobs.engines.duckdb import BATCH_ROWS, read
 from jobs.project.signature import Form, form_of
 
+_PEEKED_MAX = 16  # blocks of a Ray Dataset, until each column has a value that tells its type
+
 
 def as_reader(result: Any) -> pa.RecordBatchReader:
     """The rows of `result`; raises TypeError where it has none of the forms."""
@@ -40,12 +42,16 @@ def _daft(frame: Any) -> pa.RecordBatchReader:
 
 def _ray(dataset: Any) -> pa.RecordBatchReader:
     tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    first = next(tables, None)
-    if first is None:
+    head: list[pa.Table] = []
+    for block in tables:
+        head.append(block)
+        schema = pa.unify_schemas([each.schema for each in head], promote_options="default")
+        if len(head) == _PEEKED_MAX or not any(pa.types.is_null(kind) for kind in schema.types):
+            break
+    if not head:
         found = dataset.schema()
         schema = found.base_schema if found is not None else pa.schema([])
-        return pa.RecordBatchReader.from_batches(schema, iter(()))
-    return pa.RecordBatchReader.from_batches(first.schema, _batches(chain([first], tables), first.schema))
+    return pa.RecordBatchReader.from_batches(schema, _batches(chain(head, tables), schema))
 
 
 def _batches(parts: Iterable[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

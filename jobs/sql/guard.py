@@ -6,11 +6,13 @@ what is unknown is refused. The engine is locked besides (`jobs.sql.engine`): ea
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import duckdb
@@ -119,6 +121,14 @@ class Guard:
                 "PIVOT is allowed inside a SELECT: SELECT * FROM (PIVOT t ON c IN ('a', 'b') USING ...)"
             )
         raise QueryRejected(f"{', '.join(kinds)} is not allowed: queries only read; {_ONE}")
+
+
+@cache
+def shared_guard() -> Guard:
+    """A guard for the whole process; opening one takes as long as many a query."""
+    guard = Guard()
+    atexit.register(guard.close)
+    return guard
 
 
 def place(text: str, position: str | int | None) -> str:
