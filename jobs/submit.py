@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.config import load_config
 from cluster.errors import ConfigError, EaglerayError
@@ -31,15 +32,17 @@ def submit(target: Path, arguments: Sequence[str], address: str | None, env: Seq
 
     Raises ConfigError for what cannot be run, EaglerayError where the job server does not answer.
     """
-    python = sys.executable if address is None else "python"
+    here = address is None or urlsplit(_url(address)).hostname in ("127.0.0.1", "localhost", "::1")
+    python = sys.executable if here else "python"
     folder, entrypoint = entry(target, arguments, python)
     variables = {**_places(folder), **dict(_variable(text) for text in env)}
     if address is None and not wait:
         raise ConfigError("--no-wait", "a Ray of its own ends with the command; expected --address as well")
     runtime: dict[str, Any] = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
-    if address is not None:
+    if not here:
         runtime["py_modules"] = [str(_ROOT / name) for name in PACKAGES]
-        return _run(address if "://" in address else f"http://{address}", entrypoint, runtime, wait)
+    if address is not None:
+        return _run(_url(address), entrypoint, runtime, wait)
     from cluster.session import job_server
 
     with job_server() as url:
@@ -57,6 +60,10 @@ def entry(target: Path, arguments: Sequence[str], python: str) -> tuple[Path, st
     if target.suffix != ".py" or not target.is_file():
         raise ConfigError(str(target), "expected a Python script (.py) or a project's folder")
     return target.resolve().parent, shlex.join([python, target.name, *words])
+
+
+def _url(address: str) -> str:
+    return address if "://" in address else f"http://{address}"
 
 
 def _places(folder: Path) -> dict[str, str]:
