@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from jobs.engines.work import Work
 from jobs.model import EngineName
 from jobs.project.parameters import substitute
 from jobs.project.signature import Argument, Form, arguments
+from jobs.project.userfile import UserFunction
 
 _OF_ENGINE: Mapping[EngineName, Form] = {"duckdb": "duckdb", "daft": "daft", "ray": "ray"}
 """The form of an argument without an annotation."""
@@ -41,6 +42,16 @@ def run_function(work: Work) -> pa.RecordBatchReader:
         rows = Rows(text, work.tables, together if form == "duckdb" else partial(open_for, work, [text], share))
         return getattr(rows, form)()
 
+    if {"daft", "ray"} & {work.job.engine, *forms.values()}:
+        _by_value(function)
     with running(work):
         result = function(**{argument.name: value(argument) for argument in taken})
     return as_reader(result)
+
+
+def _by_value(function: Callable[..., Any]) -> None:
+    """Send the user's code to tasks of the cluster, which have no such file to import."""
+    if isinstance(function, UserFunction):
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(function.package)

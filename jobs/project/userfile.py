@@ -45,6 +45,11 @@ class UserFunction:
         """Call it."""
         return self.target(*arguments, **named)
 
+    @property
+    def package(self) -> ModuleType:
+        """The package that stands for the folder: no other process can import it."""
+        return sys.modules[self.target.__module__.partition(".")[0]]
+
 
 def load_file(folder: Path, file: Path) -> ModuleType:
     """The module of `file`, which is somewhere in `folder`; raises ConfigError where the file itself raises."""
