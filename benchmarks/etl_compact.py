@@ -62,8 +62,8 @@ def small_files(files: int, rows: int) -> Iterator[pa.Table]:
 def checked(files: list[str]) -> tuple[int, ...]:
     """A sum over all rows, whatever their order."""
     columns = ", ".join(SCHEMA.names)
-    found = duckdb.sql(f"SELECT count(*), sum(hash({columns})), epoch_us(min(time)), epoch_us(max(time)) FROM read_parquet({files})")
-    rows: list[tuple[int, ...]] = found.fetchall()
+    aggregates = f"count(*), sum(hash({columns})), epoch_us(min(time)), epoch_us(max(time))"
+    rows: list[tuple[int, ...]] = duckdb.sql(f"SELECT {aggregates} FROM read_parquet({files})").fetchall()
     return rows[0]
 
 
