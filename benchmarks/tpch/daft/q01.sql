@@ -8,9 +8,9 @@ SELECT
     sum(
         CAST(l_extendedprice * (1 - l_discount) AS DECIMAL(19, 4)) * CAST(1 + l_tax AS DECIMAL(16, 2))
     ) AS sum_charge,
-    avg(CAST(l_quantity AS DOUBLE)) AS avg_qty,
-    avg(CAST(l_extendedprice AS DOUBLE)) AS avg_price,
-    avg(CAST(l_discount AS DOUBLE)) AS avg_disc,
+    avg(l_quantity) AS avg_qty,
+    avg(l_extendedprice) AS avg_price,
+    avg(l_discount) AS avg_disc,
     count(*) AS count_order
 FROM tpch.lineitem
 WHERE l_shipdate <= DATE '1998-12-01' - INTERVAL '90' DAY
