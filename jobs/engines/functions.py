@@ -54,4 +54,4 @@ def _by_value(function: Callable[..., Any]) -> None:
     if isinstance(function, UserFunction):
         from ray import cloudpickle
 
-        cloudpickle.register_pickle_by_value(function.package)
+        cloudpickle.register_pickle_by_value(function.package)  # type: ignore[no-untyped-call]
