@@ -85,18 +85,25 @@ class Board:
         return self._running
 
     def startable(self, now_s: float) -> list[Progress]:
-        """The nodes that may start now, in order, as many as the capacity takes."""
+        """The nodes that may start now, in order, as many as the capacity takes.
+
+        Periods of one table run side by side where each replaces partitions of its own; else one would only find that
+        the other came first, and have to run again.
+        """
         cpus = self.capacity.cpus - sum(node.job.limits.cpus for node in self._running.values())
         memory = self.capacity.memory_bytes - sum(node.job.limits.memory_bytes for node in self._running.values())
         places = self.capacity.nodes - len(self._running)
+        written = {node.job.output for node in self._running.values()}
         found = []
         for key in self._ready:
             if places <= 0:
                 break
             row = self.rows[key]
-            limits = row.node.job.limits
-            if row.due_s <= now_s and limits.cpus <= cpus and limits.memory_bytes <= memory:
+            job, limits = row.node.job, row.node.job.limits
+            free = job.mode == "overwrite_partitions" or job.output not in written
+            if free and row.due_s <= now_s and limits.cpus <= cpus and limits.memory_bytes <= memory:
                 found.append(row)
+                written.add(job.output)
                 places, cpus, memory = places - 1, cpus - limits.cpus, memory - limits.memory_bytes
         return found
 

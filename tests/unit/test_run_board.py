@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -99,13 +100,16 @@ def test_memory_and_cores_are_not_promised_twice() -> None:
     assert names(board(needs, Capacity(1, 9, 9 * GIB))) == ["a"]
 
 
-def test_periods_of_a_job_may_run_at_once_but_an_incremental_job_runs_in_order() -> None:
-    nodes = make_plan({"a": []}, days=3).nodes
-    assert len(Board(nodes, ANY, {}).startable(0)) == 3
+def test_periods_of_an_incremental_job_run_in_order() -> None:
     incremental = Job(**{**vars(make_job("a")), "mode": "incremental"})
-    periods = [node.period for node in nodes]
+    periods = [node.period for node in make_plan({"a": []}, days=3).nodes]
     chained = plan(Graph({"a": []}), {"a": incremental}, {"a": periods}, "a", "x")
-    assert len(Board(chained.nodes, ANY, {}).startable(0)) == 1
+    found = Board(chained.nodes, ANY, {})
+    for period in periods:
+        (row,) = found.startable(0)
+        assert row.node.period == period
+        found.start(row.node.key)
+        found.end(row.node.key, DONE, 0)
 
 
 def test_an_interruption_ends_what_has_not_ended() -> None:
@@ -184,3 +188,14 @@ def test_every_graph_comes_to_an_end(data: st.DataObject) -> None:
 
 def test_backoff_is_spread() -> None:
     assert len({backoff_s(1_000_000, 1) for _ in range(20)}) > 10
+
+
+def test_periods_of_one_table_run_side_by_side_only_where_each_has_partitions_of_its_own() -> None:
+    for mode, at_once in (("full", 1), ("append", 1), ("merge", 1), ("overwrite_partitions", 3)):
+        nodes = [replace(node, job=replace(node.job, mode=mode)) for node in make_plan({"a": []}, days=3).nodes]
+        found = Board(nodes, ANY, {})
+        first = found.startable(0.0)
+        assert len(first) == at_once
+        for row in first:
+            found.start(row.node.key)
+        assert found.startable(0.0) == []
