@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
 
-from cluster.cli.client import Retries
-from cluster.cli.letters import DeadLetter, Filter, Letters
-from cluster.cli.target import DEFAULT_CONFIG, ConfigFile, Key, Url, connect
+from cluster.cli.letters import Filter, Letters
+from cluster.cli.target import DEFAULT_CONFIG, ConfigFile, Key, Url
+from cluster.config import load_config
 from cluster.errors import ConfigError
-from cluster.events.verdict import ATTEMPT_HEADER
+from jobs.builtin.replay import Options, run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-BODY_BYTES = 1 << 20  # of one request
-REJECTED_SHOWN = 20
 
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="The stream whose dead letters are meant.")]
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason.")]
@@ -76,44 +71,8 @@ def replay(
 
     Needs a key with scope admin.
     """
-    wanted = Filter(reason, since, until, identity).sql()
-    accepted, rejected = 0, []
-    with Letters(config_file) as letters, connect(url, key, config_file) as client:
-        for page in letters.pages(letters.known(stream), wanted):
-            for batch in requests(page):
-                answer = client.deliver(f"/v1/streams/{stream}/events", *_request(batch), Retries())
-                accepted += answer["accepted"]
-                rejected += [
-                    f"{batch[one['index']].id}: {one['reason']}: {one['detail']}" for one in answer["rejected"]
-                ]
-    print(f"accepted {accepted}, rejected {len(rejected)}")
-    for line in rejected[:REJECTED_SHOWN]:
+    config = load_config(config_file)
+    report = run(config, Options(stream, reason, since, until, identity, url, key))
+    print(f"accepted {report.accepted}, rejected {report.rejected}")
+    for line in report.shown:
         typer.echo(f"  {line}", err=True)
-
-
-def requests(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
-    """The letters in order, cut into requests: one attempt and about BODY_BYTES each."""
-    batch: list[DeadLetter] = []
-    size = 0
-    for letter in letters:
-        if batch and (letter.attempt != batch[0].attempt or size + len(letter.original) > BODY_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(letter)
-        size += len(letter.original)
-    if batch:
-        yield batch
-
-
-def _request(batch: list[DeadLetter]) -> tuple[bytes, dict[str, str]]:
-    names = " ".join(letter.id for letter in batch).encode()
-    return b"\n".join(as_line(letter.original) for letter in batch), {
-        "Content-Type": "application/x-ndjson",
-        "Idempotency-Key": f"replay-{hashlib.blake2b(names, digest_size=16).hexdigest()}",
-        ATTEMPT_HEADER: str(batch[0].attempt + 1),
-    }
-
-
-def as_line(original: bytes) -> bytes:
-    """The original as one NDJSON line: in JSON, line ends are blanks, for strings hold none unescaped."""
-    return original.replace(b"\r", b" ").replace(b"\n", b" ")

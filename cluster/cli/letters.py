@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.config import load_config
+from cluster.config import Config, load_config
 from cluster.errors import ConfigError, EaglerayError
 from cluster.events.verdict import REASONS
 from jobs.sql.query import Sql
@@ -65,9 +65,9 @@ def _time(option: str, text: str) -> str:
 class Letters:
     """Dead letters in the lake of a project; works whether or not the platform runs."""
 
-    def __init__(self, config_file: Path) -> None:
-        """Raises ConfigError."""
-        config = load_config(config_file)
+    def __init__(self, config: Path | Config) -> None:
+        """`config`, or the file it is in; raises ConfigError."""
+        config = load_config(config) if isinstance(config, Path) else config
         self.streams = sorted(config.streams)
         self._sql = Sql(config)
         self._made = bool(self._sql.query("SHOW TABLES", QUERY_TIMEOUT_S).table.num_rows)

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from cluster.cli.app import main
-from cluster.cli.dead_letters import BODY_BYTES, as_line, requests
 from cluster.cli.init import TEMPLATE, write_project
 from cluster.cli.letters import PAGE, DeadLetter, Filter, Letters
 from cluster.config import load_config
@@ -16,6 +15,7 @@ from cluster.errors import ConfigError
 from cluster.events.stream import load_streams
 from cluster.lake.lake import Lake
 from cluster.lake.tables import DEAD_LETTER_COLUMNS
+from jobs.builtin.replay import BODY_BYTES, as_line, requests
 
 MANY = PAGE + 7
 

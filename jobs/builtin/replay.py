@@ -1,0 +1,86 @@
+"""`eagleray job run replay`: sends dead letters again over HTTP; what is rejected again is a new dead letter.
+
+The same as `eagleray dead-letters replay`, which calls this: by schedule, or after a schema was mended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from cluster.cli.client import Client, Retries
+from cluster.cli.letters import DeadLetter, Filter, Letters
+from cluster.cli.target import connect
+from cluster.config import Config
+from cluster.events.verdict import ATTEMPT_HEADER
+
+BODY_BYTES = 1 << 20  # of one request
+REJECTED_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Send the original bytes of a stream's dead letters to the platform again."""
+
+    stream: str = field(metadata={"help": "The stream whose dead letters are meant."})
+    reason: str | None = field(default=None, metadata={"help": "Only those rejected for this reason."})
+    since: str | None = field(default=None, metadata={"help": "Only those that came at or after this time (ISO 8601)."})
+    until: str | None = field(default=None, metadata={"help": "Only those that came before this time (ISO 8601)."})
+    id: str | None = field(default=None, metadata={"help": "This one only, by partition-offset-row."})
+    url: str | None = field(default=None, metadata={"help": "The platform; default: the one that runs this project."})
+    key: str | None = field(default=None, metadata={"help": "API key; see `eagleray keys create`."})
+
+
+@dataclass(frozen=True)
+class Report:
+    """How they were answered; of the rejected ones the first few, with the reason."""
+
+    accepted: int
+    rejected: int
+    shown: tuple[str, ...] = ()
+
+
+def run(config: Config, options: Options) -> Report:
+    """Replay; raises ConfigError for options that mean nothing, Unreachable and Refused as the client does."""
+    wanted = Filter(options.reason, options.since, options.until, options.id).sql()
+    with Letters(config) as letters, connect(options.url, options.key, config.file) as client:
+        return _send(letters.pages(letters.known(options.stream), wanted), client, options.stream)
+
+
+def _send(pages: Iterable[list[DeadLetter]], client: Client, stream: str) -> Report:
+    accepted, rejected = 0, []
+    for page in pages:
+        for batch in requests(page):
+            answer = client.deliver(f"/v1/streams/{stream}/events", *_request(batch), Retries())
+            accepted += answer["accepted"]
+            rejected += [f"{batch[one['index']].id}: {one['reason']}: {one['detail']}" for one in answer["rejected"]]
+    return Report(accepted, len(rejected), tuple(rejected[:REJECTED_SHOWN]))
+
+
+def requests(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """The letters in order, cut into requests: one attempt and about BODY_BYTES each."""
+    batch: list[DeadLetter] = []
+    size = 0
+    for letter in letters:
+        if batch and (letter.attempt != batch[0].attempt or size + len(letter.original) > BODY_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(letter)
+        size += len(letter.original)
+    if batch:
+        yield batch
+
+
+def _request(batch: list[DeadLetter]) -> tuple[bytes, dict[str, str]]:
+    names = " ".join(letter.id for letter in batch).encode()
+    return b"\n".join(as_line(letter.original) for letter in batch), {
+        "Content-Type": "application/x-ndjson",
+        "Idempotency-Key": f"replay-{hashlib.blake2b(names, digest_size=16).hexdigest()}",
+        ATTEMPT_HEADER: str(batch[0].attempt + 1),
+    }
+
+
+def as_line(original: bytes) -> bytes:
+    """The original as one NDJSON line: in JSON, line ends are blanks, for strings hold none unescaped."""
+    return original.replace(b"\r", b" ").replace(b"\n", b" ")
