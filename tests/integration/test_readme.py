@@ -16,7 +16,7 @@ import pytest
 
 from tests.running_platform import RunningPlatform
 
-pytestmark = pytest.mark.platform
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0  # a table shows an event about a second after its ack
