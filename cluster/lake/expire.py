@@ -1,19 +1,19 @@
 """Forgets old snapshots and deletes the files that only they used. Called by the committer, by jobs, and as a job.
 
-Metadata goes at once. Data files that compaction or a job replaced stay for a while, for readers that began before: the
-snapshot that removed them is kept so long, and goes together with them. A file is deleted only if no kept snapshot has
-it. If the process dies between the commit and the deletions, some files stay behind for `cluster.lake.orphans`.
+A file is deleted only if no kept snapshot has it. Data files that compaction or a job replaced stay for a while, for
+readers that began before: the last snapshot that has them is kept so long. If the process dies between the commit and
+the deletions, some files stay behind for `cluster.lake.orphans`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import DataFile, ManifestEntryStatus, ManifestFile
+from pyiceberg.manifest import DataFile, ManifestEntry, ManifestEntryStatus, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import MAIN_BRANCH
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class Retention:
     """Which snapshots stay: the newest `keep`, those younger than `age_us`, heads of branches and tags.
 
-    Those that removed data files stay for `grace_us` at least.
+    And for `grace_us` those whose data files were replaced, or that were a branch's and are nobody's now.
     """
 
     keep: int
@@ -85,7 +85,7 @@ class Expiry:
         except CommitFailedException:
             return Expired()
         # 2. from the disk: data files, then what tells of them
-        files = _unused_files(table, old, {entry.snapshot_id for entry in before.snapshot_log})
+        files = self._unused_files(table, before, old)
         for file in files:
             _delete(table.io, file.file_path)
         used = self._manifests(table.io, table.metadata.snapshots)
@@ -96,6 +96,33 @@ class Expiry:
             self._paths.pop(snapshot.manifest_list, None)
         return Expired(len(old), len(files), sum(file.file_size_in_bytes for file in files))
 
+    def _unused_files(self, table: Table, before: TableMetadata, old: Iterable[Snapshot]) -> list[DataFile]:
+        """Data files of the snapshots in `old` that no other one has.
+
+        A snapshot has the files of its child and those that the child removed, so that only these need a look. One
+        without a child, once a branch's head, is compared as a whole.
+        """
+        io, kept = table.io, table.metadata.snapshots
+        used = self._manifests(io, kept)
+        gone: dict[str, DataFile] = {}
+        for snapshot in old:
+            children = _children(before, snapshot)
+            if not children:
+                own = [m for m in snapshot.manifests(io) if m.manifest_path not in used]
+                gone.update(_files(io, own, lambda entry: entry.status != ManifestEntryStatus.DELETED))
+            elif _removed(children[0]):
+                child = children[0].snapshot_id
+                own = [m for m in children[0].manifests(io) if m.added_snapshot_id == child and m.deleted_files_count]
+                gone.update(_files(io, own, lambda entry: entry.status == ManifestEntryStatus.DELETED))
+        manifests = {m.manifest_path: m for s in kept for m in s.manifests(io)} if gone else {}
+        for manifest in manifests.values():
+            spec = table.specs()[manifest.partition_spec_id]
+            keys = [file.partition for file in gone.values() if file.spec_id == spec.spec_id]
+            if live_files(manifest) and may_hold(manifest, spec, table.schema(), keys):
+                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
+                    gone.pop(entry.data_file.file_path, None)
+        return list(gone.values())
+
     def _manifests(self, io: FileIO, snapshots: Iterable[Snapshot]) -> set[str]:
         used: set[str] = set()
         for snapshot in snapshots:
@@ -105,26 +132,6 @@ class Expiry:
                 self._paths[snapshot.manifest_list] = paths
             used |= paths
         return used
-
-
-def _unused_files(table: Table, old: Iterable[Snapshot], were_main: set[int]) -> list[DataFile]:
-    """Data files that snapshots in `old` removed, or added without ever being main, and that no other one has."""
-    gone: dict[str, DataFile] = {}
-    for snapshot in old:
-        main = snapshot.snapshot_id in were_main
-        if main and not _removed(snapshot):
-            continue
-        for manifest in snapshot.manifests(table.io):
-            if manifest.added_snapshot_id == snapshot.snapshot_id and (manifest.deleted_files_count or not main):
-                gone.update(_own_files(table.io, manifest, snapshot.snapshot_id, added=not main))
-    kept = {m.manifest_path: m for s in table.metadata.snapshots for m in s.manifests(table.io)} if gone else {}
-    for manifest in kept.values():
-        spec = table.specs()[manifest.partition_spec_id]
-        keys = [file.partition for file in gone.values() if file.spec_id == spec.spec_id]
-        if live_files(manifest) and may_hold(manifest, spec, table.schema(), keys):
-            for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
-                gone.pop(entry.data_file.file_path, None)
-    return list(gone.values())
 
 
 def _stale_branches(metadata: TableMetadata, now_us: int) -> dict[str, int]:
@@ -140,15 +147,26 @@ def _stale_branches(metadata: TableMetadata, now_us: int) -> dict[str, int]:
 
 def _old(metadata: TableMetadata, retention: Retention, now_us: int, stale: Iterable[str]) -> list[Snapshot]:
     heads = {ref.snapshot_id for name, ref in metadata.refs.items() if name not in set(stale)}
-    were_main = {entry.snapshot_id for entry in metadata.snapshot_log}
     snapshots = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
 
+    def age_us(snapshot: Snapshot) -> int:
+        return now_us - 1000 * snapshot.timestamp_ms
+
     def goes(snapshot: Snapshot) -> bool:
-        files = _removed(snapshot) or snapshot.snapshot_id not in were_main
-        age_us = now_us - 1000 * snapshot.timestamp_ms
-        return snapshot.snapshot_id not in heads and age_us >= max(retention.age_us, retention.grace_us if files else 0)
+        if snapshot.snapshot_id in heads or age_us(snapshot) < retention.age_us:
+            return False
+        children = _children(metadata, snapshot)
+        replaced = [child for child in children if _removed(child)] if children else [snapshot]
+        return all(age_us(one) >= retention.grace_us for one in replaced)
 
     return [snapshot for snapshot in snapshots[: -retention.keep] if goes(snapshot)]
+
+
+def _children(metadata: TableMetadata, snapshot: Snapshot) -> list[Snapshot]:
+    """The snapshots made from this one, first that which main came through."""
+    were_main = {entry.snapshot_id for entry in metadata.snapshot_log}
+    children = [child for child in metadata.snapshots if child.parent_snapshot_id == snapshot.snapshot_id]
+    return sorted(children, key=lambda child: child.snapshot_id not in were_main)
 
 
 def _removed(snapshot: Snapshot) -> bool:
@@ -156,14 +174,12 @@ def _removed(snapshot: Snapshot) -> bool:
     return snapshot.summary is not None and int(snapshot.summary.get("deleted-data-files") or 0) > 0
 
 
-def _own_files(io: FileIO, manifest: ManifestFile, snapshot_id: int, *, added: bool) -> dict[str, DataFile]:
-    """The files that the snapshot removed, and those that it `added`."""
-    wanted = (ManifestEntryStatus.DELETED, *([ManifestEntryStatus.ADDED] if added else []))
-    return {
-        entry.data_file.file_path: entry.data_file
-        for entry in manifest.fetch_manifest_entry(io, discard_deleted=False)
-        if entry.snapshot_id == snapshot_id and entry.status in wanted
-    }
+def _files(
+    io: FileIO, manifests: Iterable[ManifestFile], wanted: Callable[[ManifestEntry], bool]
+) -> dict[str, DataFile]:
+    """The files of the entries that are `wanted`, by path."""
+    entries = (entry for manifest in manifests for entry in manifest.fetch_manifest_entry(io, discard_deleted=False))
+    return {entry.data_file.file_path: entry.data_file for entry in entries if wanted(entry)}
 
 
 def _forget(table: Table, old: Iterable[Snapshot], stale: dict[str, int]) -> None:
