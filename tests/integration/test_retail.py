@@ -1,7 +1,7 @@
 """examples/retail: 18 tables by jobs of every mode and engine, each against plain Python over the same files.
 
-The real files, or where they are not there the example's own sample. The events go through HTTP in two parts, with a run of the incremental jobs in between; then the graph runs for every
-day, some days twice.
+The real files, or where they are not there the example's own sample. The events go through HTTP in two parts, with a
+run of the incremental jobs in between; then the graph runs for every day, some days twice.
 """
 
 from __future__ import annotations
