@@ -15,19 +15,6 @@ import pyarrow as pa
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import (
     AlwaysTrue,
-    And,
-    BooleanExpression,
-    EqualTo,
-    GreaterThan,
-    GreaterThanOrEqual,
-    In,
-    IsNull,
-    LessThan,
-    LessThanOrEqual,
-    NotEqualTo,
-    NotNull,
-    Or,
-    Reference,
 )
 from pyiceberg.expressions.visitors import ResidualEvaluator, UnpartitionedResidualEvaluator
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
@@ -36,31 +23,14 @@ from pyiceberg.schema import Schema, sanitize_column_names
 from pyiceberg.table import DataScan, FileScanTask, ManifestGroupPlanner, Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.types import (
-    DateType,
     IcebergType,
-    IntegerType,
-    LongType,
     PrimitiveType,
-    StringType,
-    TimestampType,
-    TimestamptzType,
 )
 
 from cluster.clock import iso
 from cluster.lake import predicate as p
+from cluster.lake.expressions import expression, values_range
 from cluster.lake.progress import decode
-
-_COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
-    "=": EqualTo,
-    "!=": NotEqualTo,
-    "<": LessThan,
-    "<=": LessThanOrEqual,
-    ">": GreaterThan,
-    ">=": GreaterThanOrEqual,
-}
-_RANGED = (IntegerType, LongType, StringType, DateType, TimestampType, TimestamptzType)
-_NULL: Mapping[bool, Callable[..., BooleanExpression]] = {False: IsNull, True: NotNull}
-_IN: Callable[..., BooleanExpression] = In
 
 
 @dataclass(frozen=True)
@@ -254,7 +224,7 @@ class Pinned:
     def like(self, files: Sequence[DataFile], columns: Iterable[str]) -> p.Predicate:
         """What every row has in common with rows of `files`, by their statistics: the ranges of these columns."""
         fields = [self._schema.find_field(column) for column in columns]
-        ranges = [_range(field.name, field.field_type, field.field_id, files) for field in fields]
+        ranges = [values_range(field.name, field.field_type, field.field_id, files) for field in fields]
         return p.All(tuple(each for each in ranges if each is not None))
 
     def over(self, files: Iterable[DataFile]) -> ScanPlan:
@@ -265,7 +235,7 @@ class Pinned:
         return _plan(self._table, self._schema, self._flat, tasks)
 
     def _scan(self, predicate: p.Predicate) -> DataScan:
-        scan = self._table.scan(_expression(predicate), snapshot_id=self.snapshot_id if self._earlier else None)
+        scan = self._table.scan(expression(predicate), snapshot_id=self.snapshot_id if self._earlier else None)
         scan._manifest_planner = _Planner(scan.table_metadata, scan.io, scan.row_filter)
         return scan
 
@@ -288,45 +258,9 @@ class _Planner(ManifestGroupPlanner):
         return lambda _: everything
 
 
-def _range(name: str, kind: IcebergType, field_id: int, files: Sequence[DataFile]) -> p.Predicate | None:
-    """Where the values of a column of `files` lie, if plain values can tell."""
-    if not isinstance(kind, _RANGED):
-        return None
-    filled = [file for file in files if file.value_counts.get(field_id, 0) > file.null_value_counts.get(field_id, 0)]
-    if any(field_id not in file.lower_bounds or field_id not in file.upper_bounds for file in filled):
-        return None
-    parts: list[p.Predicate] = []
-    if filled:
-        least = min(from_bytes(kind, file.lower_bounds[field_id]) for file in filled)
-        greatest = max(from_bytes(kind, file.upper_bounds[field_id]) for file in filled)
-        parts.append(p.All((p.Compare(name, ">=", least), p.Compare(name, "<=", greatest))))
-    if len(filled) < len(files) or any(file.null_value_counts.get(field_id, 0) for file in files):
-        parts.append(p.IsNull(name))
-    return parts[0] if len(parts) == 1 else p.Any(tuple(parts)) if parts else None
-
-
 def _nested(schema: Schema) -> dict[int, IcebergType]:
     return {column.field_id: column.field_type for column in schema.fields if not column.field_type.is_primitive}
 
 
 def _path(location: str) -> str:
     return location.removeprefix("file://") if location.startswith("file:///") else location
-
-
-def _expression(predicate: p.Predicate) -> BooleanExpression:
-    match predicate:
-        case p.Compare(column, op, value):
-            return _COMPARE[op](Reference(column), value)
-        case p.IsNull(column, negated):
-            return _NULL[negated](Reference(column))
-        case p.In(column, values):
-            return _IN(Reference(column), values)
-        case p.All(parts):
-            return _joined(And, parts)
-        case p.Any(parts):
-            return _joined(Or, parts)
-
-
-def _joined(how: type[And] | type[Or], parts: tuple[p.Predicate, ...]) -> BooleanExpression:
-    expressions = [_expression(part) for part in parts]
-    return how(*expressions) if len(expressions) > 1 else expressions[0] if expressions else AlwaysTrue()

@@ -27,6 +27,7 @@ from jobs.sql.query import Sql
 from tests.lake_tables import EVENTS, catalog_commits, event_rows, make_lake, make_stream
 from tests.published import OUTPUT, check, content, make_job, open_lake, rows, run
 
+pytestmark = pytest.mark.faults
 SOAK_S = float(os.environ.get("EAGLERAY_SOAK_S", "8"))
 ROWS = 20
 SPAWN = multiprocessing.get_context("spawn")
