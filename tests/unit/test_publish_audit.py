@@ -16,8 +16,10 @@ from cluster.lake import attempts
 from cluster.lake.lake import Lake
 from cluster.lake.replace import Change
 from jobs.model import Check, Job
+from jobs.period import daily
 from jobs.publish import audit
 from jobs.publish.checks import breaking
+from jobs.publish.mark import Published
 from jobs.sql.query import Sql
 from tests.lake_tables import catalog_commits, in_thread
 from tests.published import DAY, NEXT_DAY, OUTPUT, check, content, make_job, open_lake, rows, run
@@ -116,10 +118,11 @@ def test_runs_of_several_periods_at_once_all_land(tmp_path: Path) -> None:
     job = make_job("overwrite_partitions", partition_by=("day",), checks=(KEYED,))
     run(lake, job, rows((date(2015, 9, 1), "z", 0)), "r0")
     days = [date(2015, 9, day) for day in (12, 13, 14)]
-    threads = [
-        in_thread(lambda day=day: run(Lake.open(lake.config), job, rows((day, str(day), 1)), f"r{day}"))  # type: ignore[misc]
-        for day in days
-    ]
+
+    def publishing(day: date) -> Callable[[], Published]:
+        return lambda: run(Lake.open(lake.config), job, rows((day, str(day), 1)), f"r{day}", daily(day))
+
+    threads = [in_thread(publishing(day)) for day in days]
     for thread, _ in threads:
         thread.join()
     assert [type(outcome[0]).__name__ for _, outcome in threads] == ["Published"] * 3
