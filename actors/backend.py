@@ -6,6 +6,7 @@ the event's id or the request's Idempotency-Key. A worker that failed is left al
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from cluster.config import Config
 from cluster.events.verdict import Answer, Submission
 
 STATUS_FRESH_S = 1.0
+WARM_TIMEOUT_S = 5.0
 
 
 class RayBackend:
@@ -28,6 +30,7 @@ class RayBackend:
         self.in_flight: dict[Peer, int] = {}
         self.committer: Peer | None = None
         self.sql_workers: list[Peer] = []
+        self._called: dict[Peer, int] = {}
         self._lost: set[tuple[Peer, int]] = set()
 
     def attend(self, validators: Sequence[tuple[Peer, int]], committer: Peer, sql: Sequence[Peer]) -> None:
@@ -36,6 +39,13 @@ class RayBackend:
         self.validators = {peer: pid for peer, pid in validators if (peer, pid) not in self._lost}
         self._lost &= set(validators)
         self.committer, self.sql_workers = committer, list(sql)
+
+    async def warm(self) -> None:
+        """Make the first call to each worker that is new, so that no request waits for what that takes."""
+        new = {peer: pid for peer, pid in self.validators.items() if self._called.get(peer) != pid}
+        self._called |= new
+        calls = (peer.call("submit", [], timeout_s=WARM_TIMEOUT_S) for peer in new)
+        await asyncio.gather(*calls, return_exceptions=True)  # the controller hears of the lost by itself
 
     async def submit(self, submissions: list[Submission], timeout_s: float) -> list[Answer]:
         """Validate and store; one answer per submission, in order. Raises Unavailable, LogUnavailable, TimeoutError."""

@@ -42,6 +42,7 @@ class EdgeActor:
     ) -> EdgeReport:
         """Take the controller's news, serve on `port` (0: any) if not serving yet."""
         self.backend.attend(validators, committer, sql)
+        await self.backend.warm()
         async with self._starting:
             if self.edge is None:
                 edge = Edge(self.config, self.backend)
