@@ -24,6 +24,7 @@ from cluster.session import NAMESPACE
 
 CONTROLLER = "controller"
 START_TIMEOUT_S = 120.0
+BEHIND = 5  # niceness of those that nobody waits for: acks at 500 requests/s, p99 54 → 35 ms (benchmarks/RESULTS.md)
 
 
 class EdgeActor:
@@ -65,15 +66,15 @@ def kinds(config: Config, sql_worker: type | None, scheduler: type | None = None
     found = {
         # Two threads: one decodes while the other waits for the disk; more would only queue for the interpreter.
         "validate": Kind("validate", ValidateWorker, (config,), config.logs_dir, concurrency=3),
-        "window": Kind("window", WindowWorker, (config,), config.logs_dir, concurrency=8),
-        "writer": Kind("writer", WriterWorker, (config,), config.logs_dir, concurrency=4),
-        "committer": Kind("committer", Committer, (config,), config.logs_dir, concurrency=100),
+        "window": Kind("window", WindowWorker, (config,), config.logs_dir, 8, BEHIND),
+        "writer": Kind("writer", WriterWorker, (config,), config.logs_dir, 4, BEHIND),
+        "committer": Kind("committer", Committer, (config,), config.logs_dir, 100, BEHIND),
         "edge": Kind("edge", EdgeActor, (config,), config.logs_dir, concurrency=1000),
     }
     if sql_worker:
-        found["sql"] = Kind("sql", sql_worker, (config,), config.logs_dir, concurrency=4)
+        found["sql"] = Kind("sql", sql_worker, (config,), config.logs_dir, 4, BEHIND)
     if scheduler:
-        found["scheduler"] = Kind("scheduler", scheduler, (config,), config.logs_dir, concurrency=2)
+        found["scheduler"] = Kind("scheduler", scheduler, (config,), config.logs_dir, 2, BEHIND)
     return found
 
 

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import resource
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Kind:
     args: tuple[Any, ...]
     logs: Path
     concurrency: int = 8
+    niceness: int = 0  # of its threads: those that nobody waits for give way to those that ack
 
 
 @dataclass
@@ -104,7 +106,7 @@ async def _beat(member: Member) -> None:
 
 def _make(name: str, kind: Kind) -> Any:
     remote: Any = ray.remote  # its stubs know fewer options than it takes
-    actor = remote(concurrency_groups={"health": 1})(_hosted(kind.cls, kind.logs, name))
+    actor = remote(concurrency_groups={"health": 1})(_hosted(kind, name))
     return actor.options(
         name=name,
         namespace=NAMESPACE,
@@ -117,15 +119,17 @@ def _make(name: str, kind: Kind) -> Any:
     ).remote(*kind.args)
 
 
-def _hosted(cls: type, logs: Path, name: str) -> type:
-    """`cls` in a process of its own: with logs, tidied up after its start, and with one more method: who am I.
+def _hosted(kind: Kind, name: str) -> type:
+    """The kind's class in a process of its own: with logs, tidied up after its start, and with one more method: who am I.
 
     `process` is answered on a thread of its own even when the worker is busy.
     """
+    cls, logs, niceness = kind.cls, kind.logs, kind.niceness
     construct: Any = cls.__init__  # type: ignore[misc]
 
     def start(self: Any, *args: Any) -> None:
         configure_file(logs, name)
+        _give_way(niceness)
         construct(self, *args)
         # What is there now stays, and rows hold no cycles: young garbage is looked at every 50,000 objects instead of
         # every 700. It took a seventh of a validator's time.
@@ -143,6 +147,13 @@ def _hosted(cls: type, logs: Path, name: str) -> type:
 
     asynchronous = any(asyncio.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
     return type(cls.__name__, (cls,), {"__init__": start, "process": process_async if asynchronous else process})
+
+
+def _give_way(niceness: int) -> None:
+    """Lower the priority of every thread of this process; later ones inherit it."""
+    for thread in os.listdir("/proc/self/task") if niceness else ():
+        with suppress(OSError):  # a thread that has just ended
+            os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
 
 
 def process_facts() -> dict[str, int]:
