@@ -120,7 +120,7 @@ def _make(name: str, kind: Kind) -> Any:
 
 
 def _hosted(kind: Kind, name: str) -> type:
-    """The kind's class in a process of its own: with logs, tidied up after its start, and with one more method: who am I.
+    """The kind's class in a process of its own: with logs, tidied up after its start, and one more method: who am I.
 
     `process` is answered on a thread of its own even when the worker is busy.
     """
