@@ -46,7 +46,7 @@ class _Lake(Datasource):
         with tempfile.TemporaryDirectory(prefix="eagleray-") as temp:
             limits = limits_of(TASK_MEMORY_BYTES, 1, temp, "memory")
             deadline = Deadline(TASK_TIMEOUT_S)
-            ((_, self._plan),) = planned([statement], [table], limits, temp, deadline)
+            ((_, self._plan),) = planned([statement], [table], limits, deadline)
             with attached([(table, self._plan.empty())], limits, temp, deadline) as connection:
                 self._schema = shaped(read(connection.sql(statement.text))).schema
 

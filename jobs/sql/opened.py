@@ -17,7 +17,8 @@ from cluster.lake.predicate import EVERYTHING, Any, Predicate
 from cluster.lake.scan import ScanPlan
 from jobs.sql.engine import Deadline, Limits, bounded, connect, lock
 from jobs.sql.guard import Approved, place
-from jobs.sql.prune import predicates, prepare
+from jobs.sql.planner import planner
+from jobs.sql.prune import predicates
 from jobs.sql.tables import Declared
 
 _INTERNAL = ("internal", "fatal")  # a plan that DuckDB cannot write down; it may still run it
@@ -31,20 +32,17 @@ def opened(
     statements: Sequence[Approved], tables: Sequence[Declared], limits: Limits, temp: str, deadline: Deadline
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The connection; raises QueryRejected where names or types are wrong, QueryFailed where files cannot be read."""
-    with attached(planned(statements, tables, limits, temp, deadline), limits, temp, deadline) as connection:
+    with attached(planned(statements, tables, limits, deadline), limits, temp, deadline) as connection:
         yield connection
 
 
-def planned(
-    statements: Sequence[Approved], tables: Sequence[Declared], limits: Limits, temp: str, deadline: Deadline
-) -> Plans:
+def planned(statements: Sequence[Approved], tables: Sequence[Declared], limits: Limits, deadline: Deadline) -> Plans:
     """Those of `tables` that the statements read, each with the files that they can need; raises as `opened` does."""
     needed: dict[str, list[Predicate]] = {}
-    with closing(connect(limits, temp)) as connection, bounded(connection, limits, deadline):
+    schemas = [table.schema for table in tables]
+    with planner(schemas) as connection, bounded(connection, limits, deadline):
         for table in tables:
             table.declare(connection)
-        prepare(connection)
-        lock(connection)
         columns = {table.pinned.name: table.prunable for table in tables}
         for statement in statements:
             found, error = predicates(connection, statement.select, columns)
