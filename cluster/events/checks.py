@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.events.decode import integer_bounds, is_double
 from cluster.events.formats import FORMATS
+from cluster.events.patterns import python_pattern
 from cluster.events.shape import Shape
 from cluster.events.text import INT_DIGITS_MAX, parse
 
@@ -40,11 +41,18 @@ def value_check(shape: Shape, rules: Any) -> Check | None:
 
 
 def _text(shape: Shape, rules: Any) -> Check | None:
-    return FORMATS.get(shape.schema.get("format", ""))
+    formatted, patterned = FORMATS.get(shape.schema.get("format", "")), _patterned(shape, rules)
+    if formatted is None or patterned is None:
+        return formatted or patterned
+    return lambda text: formatted(text) and patterned(text)
 
 
-def _formatted(shape: Shape, rules: Any) -> Check | None:
-    return None  # the column reads the format
+def _patterned(shape: Shape, rules: Any) -> Check | None:
+    """The pattern alone: the column reads the format. An enum is a Literal in the decoder, which holds both."""
+    if "pattern" not in shape.schema or shape.allowed is not None:
+        return None
+    search = re.compile(python_pattern(shape.schema["pattern"])).search
+    return lambda text: search(text) is not None
 
 
 def _integer(shape: Shape, rules: Any) -> Check | None:
@@ -107,8 +115,8 @@ def _valid(shape: Shape, rules: Any) -> Check:
 
 _CHECKS: dict[str, Callable[[Shape, Any], Check | None]] = {
     "text": _text,
-    "instant": _formatted,
-    "day": _formatted,
+    "instant": _patterned,
+    "day": _patterned,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,

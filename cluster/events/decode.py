@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cluster.events.patterns import python_pattern
 from cluster.events.shape import Member, Shape
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
@@ -70,8 +69,6 @@ def _text(shape: Shape) -> Any:
     if texts := [value for value in shape.allowed or () if isinstance(value, str)]:
         return Literal[tuple(texts)]
     limits: Any = _limits(shape.schema, min_length="minLength", max_length="maxLength")
-    if "pattern" in shape.schema:
-        limits["pattern"] = python_pattern(shape.schema["pattern"])
     return Annotated[str, msgspec.Meta(**limits)]
 
 

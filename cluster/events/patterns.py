@@ -1,4 +1,4 @@
-r"""Regular expressions as JSON Schema means them (ECMA-262), said in Python's dialect. Used by decoder and validator.
+r"""Regular expressions as JSON Schema means them (ECMA-262), said in Python's dialect. Used by checks and validator.
 
 `\d`, `\w` are ASCII and `\s` is ECMA's whitespace, `$` is the end of the text and nothing else. What cannot be said
 (such as `\p{…}`) does not compile, and is refused when the configuration is read.
