@@ -53,7 +53,7 @@ class FileWriter:
         """Sorted files, one or more per partition, each at most about file_bytes_max; durable on return."""
         if not rows.num_rows:
             return []
-        return [file for part in self.split(self.shape(rows)) for file in self._write_part(part.key, part.rows)]
+        return [file for part in self.split(self.shape(rows)) for file in self._write_part(part)]
 
     def shape(self, rows: pa.Table) -> pa.Table:
         """`rows` as files have them; raises ValueError for columns that do not fit."""
@@ -64,11 +64,15 @@ class FileWriter:
         order = self.table.sort_order() if ordered else UNSORTED_SORT_ORDER
         return split(shaped, self._schema, self.table.spec(), order)
 
-    def _write_part(self, key: Record, rows: pa.Table) -> Iterator[DataFile]:
+    def groups(self, part: Part) -> Iterator[pa.Table]:
+        """The rows of `part` in pieces for one row group each."""
+        return part.groups(ROW_GROUP_ROWS, min(ROW_GROUP_BYTES, self.file_bytes_max))
+
+    def _write_part(self, part: Part) -> Iterator[DataFile]:
         file: OpenFile | None = None
         try:
-            for group in row_groups(rows, min(ROW_GROUP_BYTES, self.file_bytes_max)):
-                file = file or self.open(key)
+            for group in self.groups(part):
+                file = file or self.open(part.key)
                 file.write(group)
                 if file.size >= self.file_bytes_max:
                     yield file.close()
@@ -148,12 +152,6 @@ class OpenFile:
         if self._parquet is not None:
             self._parquet.is_open = False  # nothing more is written, not even a footer
         self._stream.close()
-
-
-def row_groups(rows: pa.Table, bytes_max: int) -> Iterator[pa.Table]:
-    """`rows` in pieces for one row group each."""
-    count = max(1, min(ROW_GROUP_ROWS, bytes_max * rows.num_rows // max(1, rows.nbytes)))
-    return (rows.slice(start, count) for start in range(0, rows.num_rows, count))
 
 
 def _distinct(rows: pa.Table) -> set[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyiceberg.manifest import DataFile
 from pyiceberg.typedef import Record
 
-from cluster.lake.files import ROW_GROUP_BYTES, FileWriter, OpenFile, row_groups
+from cluster.lake.files import FileWriter, OpenFile
 
 STAGE_BYTES = 16 << 20  # rows that are split into partitions at once
 SORT_BYTES = 128 << 20  # waiting rows, of all partitions, as Arrow data
@@ -108,7 +108,7 @@ class FileStream:
         rows = pa.concat_tables(self._waiting.pop(key))
         del self._sizes[key]
         for part in self._writer.split(rows):
-            for group in row_groups(part.rows, min(ROW_GROUP_BYTES, self._writer.file_bytes_max)):
+            for group in self._writer.groups(part):
                 file = self._open.pop(key, None) or self._writer.open(part.key)
                 self._open[key] = file
                 file.write(group)

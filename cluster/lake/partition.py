@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,33 @@ _UNSET = -(2**63)  # stands for null among transformed times
 Codes = npt.NDArray[np.int64]
 
 
-class Part(NamedTuple):
-    """The rows of one partition, sorted; `key` holds Iceberg's internal value for each partition field."""
+@dataclass(frozen=True)
+class Part:
+    """The rows of one partition; sorted as they are taken, so that no more than is asked for is copied at a time."""
 
-    key: Record
-    rows: pa.Table
+    key: Record  # Iceberg's internal value for each partition field
+    num_rows: int
+    _table: pa.Table
+    _first: int  # where the part begins, in `_ranked` or, where that is None, in `_table`
+    _ranked: pa.Array | None
+
+    @property
+    def rows(self) -> pa.Table:
+        """All of them, in order."""
+        return self.slice(0, self.num_rows)
+
+    def slice(self, start: int, count: int) -> pa.Table:
+        """At most `count` rows from `start` on, in order."""
+        first, count = self._first + start, min(count, self.num_rows - start)
+        if self._ranked is None:
+            return self._table.slice(first, count)
+        return self._table.take(self._ranked.slice(first, count))
+
+    def groups(self, rows_max: int, bytes_max: int) -> Iterator[pa.Table]:
+        """The rows in order, in pieces of at most about so much Arrow data: one row group each."""
+        bytes_a_row = max(1, self._table.nbytes // max(1, self._table.num_rows))
+        count = max(1, min(rows_max, bytes_max // bytes_a_row))
+        return (self.slice(start, count) for start in range(0, self.num_rows, count))
 
 
 def split(rows: pa.Table, schema: Schema, spec: PartitionSpec, order: SortOrder) -> Iterator[Part]:
@@ -40,14 +63,14 @@ def split(rows: pa.Table, schema: Schema, spec: PartitionSpec, order: SortOrder)
     codes, keys = _partition_codes(rows, schema, spec)
     ranked = _ranking(rows, schema, order, codes if len(keys) > 1 else None)
     if ranked is not None:
-        rows = rows.combine_chunks().take(ranked)  # as many pieces as there were batches would be gathered one by one
+        rows = rows.combine_chunks()  # as many pieces as there were batches would be gathered one by one
     if len(keys) == 1:
-        yield Part(keys[0], rows)
+        yield Part(keys[0], rows.num_rows, rows, 0, ranked)
         return
     codes = codes[ranked.to_numpy()] if ranked is not None else codes
     starts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), rows.num_rows]
     for start, end in itertools.pairwise(starts):
-        yield Part(keys[codes[start]], rows.slice(start, end - start))
+        yield Part(keys[codes[start]], end - start, rows, start, ranked)
 
 
 def _partition_codes(rows: pa.Table, schema: Schema, spec: PartitionSpec) -> tuple[Codes, list[Record]]:
