@@ -6,6 +6,7 @@ Called by `batch`. A column is built whole, without a loop over rows in Python, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -137,19 +138,26 @@ class _Structs(Column):
         self._columns = [column(member.shape, rules, brackets_max - 1) for member in shape.members]
         self._absent = (None,) * len(self._columns)
 
-    def arrays(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> list[pa.Array]:
-        """One array per member."""
+    def by_member(self, values: Sequence[Any]) -> list[list[Any]]:
+        """The values of each member, one per row."""
         try:
             flat = list(chain.from_iterable(map(astuple, values)))
         except TypeError:  # some are absent
             flat = [item for v in values for item in (self._absent if v is None else astuple(v))]
         width = len(self._columns)  # every width-th item is of one member: a third of the time of zip(*tuples)
-        return [c.array(flat[at::width], rows, suspects) for at, c in enumerate(self._columns)]
+        return [flat[at::width] for at in range(width)]
+
+    def arrays(
+        self, by_member: Sequence[Sequence[Any]], rows: np.ndarray | None, suspects: Suspects | None
+    ) -> list[pa.Array]:
+        """One array per member."""
+        return [c.array(v, rows, suspects) for c, v in zip(self._columns, by_member, strict=True)]
 
     def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
         absent = np.fromiter((value is None for value in values), bool, len(values))
         mask = pa.array(absent) if absent.any() else None
-        return pa.StructArray.from_arrays(self.arrays(values, rows, suspects), fields=self._fields, mask=mask)
+        arrays = self.arrays(self.by_member(values), rows, suspects)
+        return pa.StructArray.from_arrays(arrays, fields=self._fields, mask=mask)
 
 
 class _Lists(Column):
@@ -186,6 +194,14 @@ def column(shape: Shape, rules: Any, brackets_max: int) -> Column:
     return {"number": _Numbers, "instant": _Instants, "day": _Days}.get(shape.kind, Column)(shape, rules)
 
 
+@dataclass(frozen=True)
+class Pivot:
+    """Events by column, in the order of the schema's properties."""
+
+    values: list[list[Any]]  # as decoded; None where absent
+    arrays: list[pa.Array]
+
+
 class EventColumns:
     """Builds the columns of a stream's events."""
 
@@ -193,6 +209,7 @@ class EventColumns:
         """`depth_max` is the nesting allowed of one event."""
         self._root = _Structs(shape, rules, depth_max)
 
-    def arrays(self, structs: Sequence[Any], suspects: Suspects | None) -> list[pa.Array]:
-        """One array per property, in the order of the schema."""
-        return self._root.arrays(structs, None, suspects)
+    def pivot(self, structs: Sequence[Any], suspects: Suspects | None) -> Pivot:
+        """Rows to columns; `suspects` None: the arbiter vouched for every row."""
+        values = self._root.by_member(structs)
+        return Pivot(values, self._root.arrays(values, None, suspects))

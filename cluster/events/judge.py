@@ -17,7 +17,7 @@ from cluster.clock import iso
 from cluster.config import EdgeConfig
 from cluster.duration import format_duration
 from cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
-from cluster.events.columns import EventColumns, Suspects
+from cluster.events.columns import EventColumns, Pivot, Suspects
 from cluster.events.event_time import EventTime
 from cluster.events.identity import FieldReader, Identity, id_column
 from cluster.events.instants import MAX_US
@@ -95,35 +95,38 @@ class Judge:
         # 1. bodies to rows  2. rows to columns, the doubtful to the arbiter  3. the future  4. ids and partitions
         rows = _Rows.of([self._reader.read(submission) for submission in submissions])
         try:
-            rows, arrays, times = self._build(rows)
+            rows, pivot, times = self._build(rows)
         except Exception:  # an event that nobody foresaw: find it, and judge the others
-            rows, arrays, times = self._build(rows.keep(self._sound(rows)))
+            rows, pivot, times = self._build(rows.keep(self._sound(rows)))
         limit = now_us + self.stream.config.max_future
         if len(times) and times.max() > limit:
-            rows, arrays, times = self._refuse_future(rows, arrays, times, limit)
-        ids = self._identity.ids(rows.structs, arrays, self._tokens(rows, submissions))
-        hashes = self._identity.partition_hashes(rows.structs, arrays, ids)
+            rows, pivot, times = self._refuse_future(rows, times, limit)
+        ids = self._identity.ids(pivot, self._tokens(rows, submissions))
+        hashes = self._identity.partition_hashes(pivot, ids)
         sources = self._sources(rows, submissions)
         extras = pa.nulls(len(ids), pa.string()) if rows.extras is None else pa.array(rows.extras, pa.string())
-        columns = [*arrays, pa.array(times), id_column(ids), sources, extras]
+        columns = [*pivot.arrays, pa.array(times), id_column(ids), sources, extras]
         batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         return Judged(batch, hashes, self._answers(rows, ids), _rejects(rows.readings, submissions))
 
-    def _build(self, rows: _Rows) -> tuple[_Rows, list[pa.Array], np.ndarray]:
+    def _build(self, rows: _Rows) -> tuple[_Rows, Pivot, np.ndarray]:
         suspects = Suspects()
-        arrays = self._columns.arrays(rows.structs, suspects)
-        times, bad = self._time.column(self._time_field.column(arrays))
+        pivot = self._columns.pivot(rows.structs, suspects)
+        times, bad = self._time.column(self._time_field.column(pivot.arrays))
         suspects.add(None, bad)
-        if self._id_field is not None and (found := self._id_field.column(arrays)).null_count:
+        if self._id_field is not None and (found := self._id_field.column(pivot.arrays)).null_count:
             suspects.add(None, ~np.asarray(found.is_valid()))
         doubtful = suspects.rows()
         if self._arbiter.model is not None:
             doubtful = sorted({*doubtful, *self._objected(rows)})
         if not doubtful:
-            return rows, arrays, times
-        rows = self._arbitrated(rows, doubtful)
-        arrays = self._columns.arrays(rows.structs, None)
-        return rows, arrays, self._time.column(self._time_field.column(arrays))[0]
+            return rows, pivot, times
+        return self._rebuilt(self._arbitrated(rows, doubtful))
+
+    def _rebuilt(self, rows: _Rows) -> tuple[_Rows, Pivot, np.ndarray]:
+        """Of rows of which none is in doubt any more."""
+        pivot = self._columns.pivot(rows.structs, None)
+        return rows, pivot, self._time.column(self._time_field.column(pivot.arrays))[0]
 
     def _sound(self, rows: _Rows) -> np.ndarray:
         """Which rows can be built, (n,) bool; the others are rejected. Bisects, so that one odd row costs little."""
@@ -134,7 +137,7 @@ class Judge:
             span = np.zeros(len(sound), bool)
             span[begin:end] = True
             try:
-                self._columns.arrays(rows.keep(span).structs, Suspects())
+                self._columns.pivot(rows.keep(span).structs, Suspects())
             except Exception as error:
                 if end - begin > 1:
                     middle = (begin + end) // 2
@@ -162,16 +165,13 @@ class Judge:
                 rows.reject(row, verdict.reason, verdict.detail)
         return rows.keep(kept)
 
-    def _refuse_future(
-        self, rows: _Rows, arrays: list[pa.Array], times: np.ndarray, limit: int
-    ) -> tuple[_Rows, list[pa.Array], np.ndarray]:
+    def _refuse_future(self, rows: _Rows, times: np.ndarray, limit: int) -> tuple[_Rows, Pivot, np.ndarray]:
         kept = times <= limit
         ahead = f"more than {format_duration(self.stream.config.max_future)} ahead of the clock (max_future)"
         for row in np.flatnonzero(~kept).tolist():
             time_us = min(int(times[row]), MAX_US)
             rows.reject(row, "future", f"{self.stream.time.column}: {iso(time_us)} is {ahead}")
-        mask = pa.array(kept)
-        return rows.keep(kept), [array.filter(mask) for array in arrays], times[kept]
+        return self._rebuilt(rows.keep(kept))
 
     def _tokens(self, rows: _Rows, submissions: Sequence[Submission]) -> list[str | None] | None:
         """What identifies events that have no id of their own: source, Idempotency-Key and index."""

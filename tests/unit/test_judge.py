@@ -357,14 +357,14 @@ def test_partitions_follow_the_key_then_the_id_then_turns(tmp_path: Path) -> Non
 
 
 def test_an_event_that_nobody_foresaw_is_rejected_alone(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = EventColumns.arrays
+    build = EventColumns.pivot
 
     def fails(self: EventColumns, structs: Any, suspects: Any) -> Any:
         if any(struct.f4 == "poison" for struct in structs):
             raise OverflowError("cannot be held")
         return build(self, structs, suspects)
 
-    monkeypatch.setattr(EventColumns, "arrays", fails)
+    monkeypatch.setattr(EventColumns, "pivot", fails)
     found = lines(judge, *(event(s="poison" if n == 5 else "ok", n=n) for n in range(9)))
     assert found.answers[0].accepted == 8
     assert found.answers[0].rejected == [(5, "schema", "could not be judged: OverflowError: cannot be held")]
