@@ -2,8 +2,8 @@
 
 A process of its own that does what `jobs.run.attempt` does for a run, without publishing: pin the inputs, plan the
 files, execute, read all rows. OUT gets an Arrow file for each result, and times.json; a job that fails is an error in
-it, not a failure. A job's time goes from its declaration to all rows in this process; imports and the start of Ray are
-told apart.
+it, not a failure. A job's time goes from its declaration to all rows in this process; imports and the start of Ray and
+of Daft's workers are told apart, as the start of Spark's session is.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def main(file: Path, out: Path, wanted: list[str]) -> None:
     names = wanted or list(project.graph.order())
     on_ray = any(project.jobs[name].engine != "duckdb" for name in names)
     session = connect(config, None) if on_ray else None
+    if any(project.jobs[name].engine == "daft" for name in names):
+        _start_daft()
     lake = open_snapshots(config)
     times: dict[str, Any] = {"start": time.perf_counter() - began, "errors": {}}
     for name in names:
@@ -56,6 +58,16 @@ def main(file: Path, out: Path, wanted: list[str]) -> None:
     (out / "times.json").write_text(json.dumps(times))
     if session:
         session.close()
+
+
+def _start_daft() -> None:
+    """Have Daft's workers started, as Spark's executors are before it is asked."""
+    import daft
+
+    from jobs.engines.daft import use_cluster
+
+    use_cluster()
+    daft.from_pydict({"n": [1]}).where(daft.col("n") > 0).collect()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from typing import Literal
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes
@@ -51,6 +52,11 @@ class Column:
         return self.field.type
 
 
+Layout = Literal["alike", "flat", "nested"]
+"""How files differ: not at all, for the table has had one schema, whose names can be told apart without regard to case;
+in top-level columns, which are found by field id; or in what is inside structs too."""
+
+
 @dataclass(frozen=True)
 class ScanPlan:
     """What to read. `rows` and `bytes` are sums over `files`; `files` are paths or URIs, in a stable order."""
@@ -59,7 +65,7 @@ class ScanPlan:
     rows: int
     bytes: int
     local: bool  # Parquet files on a local disk, without deletes: any Parquet reader may read them, by field id
-    flat: bool  # field ids of top-level columns suffice: the files have what is inside structs under the same names
+    layout: Layout
     _table: Table = field(repr=False, compare=False)
     _schema: Schema = field(repr=False, compare=False)
     _tasks: tuple[FileScanTask, ...] = field(repr=False, compare=False)
@@ -107,14 +113,14 @@ class ScanPlan:
 
     def singly(self) -> dict[str, ScanPlan]:
         """A plan for each file, by `DataFile.file_path`."""
-        return {task.file.file_path: _plan(self._table, self._schema, self.flat, [task]) for task in self._tasks}
+        return {task.file.file_path: _plan(self._table, self._schema, self.layout, [task]) for task in self._tasks}
 
     def only(self, chosen: Callable[[DataFile], bool]) -> ScanPlan:
         """The part of the plan in the files that are `chosen`."""
-        return _plan(self._table, self._schema, self.flat, (task for task in self._tasks if chosen(task.file)))
+        return _plan(self._table, self._schema, self.layout, (task for task in self._tasks if chosen(task.file)))
 
 
-def _plan(table: Table, schema: Schema, flat: bool, tasks: Iterable[FileScanTask]) -> ScanPlan:
+def _plan(table: Table, schema: Schema, layout: Layout, tasks: Iterable[FileScanTask]) -> ScanPlan:
     tasks = tuple(sorted(tasks, key=lambda task: task.file.file_path))
     files = tuple(_path(task.file.file_path) for task in tasks)
     return ScanPlan(
@@ -122,7 +128,7 @@ def _plan(table: Table, schema: Schema, flat: bool, tasks: Iterable[FileScanTask
         rows=sum(task.file.record_count for task in tasks),
         bytes=sum(task.file.file_size_in_bytes for task in tasks),
         local=all("://" not in file for file in files) and not any(task.delete_files for task in tasks),
-        flat=flat,
+        layout=layout,
         _table=table,
         _schema=schema,
         _tasks=tasks,
@@ -232,7 +238,7 @@ class Pinned:
         return self._planned(FileScanTask(file) for file in files)
 
     def _planned(self, tasks: Iterable[FileScanTask]) -> ScanPlan:
-        return _plan(self._table, self._schema, self._flat, tasks)
+        return _plan(self._table, self._schema, self._layout, tasks)
 
     def _scan(self, predicate: p.Predicate) -> DataScan:
         scan = self._table.scan(expression(predicate), snapshot_id=self.snapshot_id if self._earlier else None)
@@ -240,11 +246,15 @@ class Pinned:
         return scan
 
     @cached_property
-    def _flat(self) -> bool:
-        """Whether nested columns have always been as they are now, and have names that files can have."""
-        now = _nested(self._schema)
-        schemas = [*self._table.metadata.schemas, sanitize_column_names(self._schema)]
-        return all(_nested(schema) == now for schema in schemas)
+    def _layout(self) -> Layout:
+        columns = _columns(self._schema)
+        written = sanitize_column_names(self._schema)
+        distinct = len({column.name.casefold() for column in written.fields}) == len(columns)
+        if distinct and all(_columns(schema) == columns for schema in self._table.metadata.schemas):
+            return "alike"
+        schemas = [*self._table.metadata.schemas, written]
+        nested = _nested(self._schema)
+        return "flat" if all(_nested(schema) == nested for schema in schemas) else "nested"
 
 
 class _Planner(ManifestGroupPlanner):
@@ -256,6 +266,10 @@ class _Planner(ManifestGroupPlanner):
     def _build_residual_evaluator(self, spec_id: int) -> Callable[[DataFile], ResidualEvaluator]:
         everything = UnpartitionedResidualEvaluator(self.table_metadata.schema(), AlwaysTrue())
         return lambda _: everything
+
+
+def _columns(schema: Schema) -> list[tuple[int, str, IcebergType]]:
+    return [(column.field_id, column.name, column.field_type) for column in schema.fields]
 
 
 def _nested(schema: Schema) -> dict[int, IcebergType]:
