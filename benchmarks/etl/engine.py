@@ -67,7 +67,7 @@ def _start_daft() -> None:
     from jobs.engines.daft import use_cluster
 
     use_cluster()
-    daft.from_pydict({"n": [1]}).where(daft.col("n") > 0).collect()
+    daft.from_pydict({"n": [1]}).distinct().collect()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Set
+from decimal import Decimal
+from operator import add, mul, sub
 from typing import Any
 
 from cluster.errors import QueryRejected
@@ -21,6 +23,7 @@ Edit = tuple[int, int, str]
 Nulls = Callable[[str, str], bool]
 """Whether a column of a table may hold nulls."""
 
+_EXACT = {"+": add, "-": sub, "*": mul}
 _CALLS = frozenset({"user", "current_user", "session_user", "current_catalog"})  # functions, for Daft's parser
 _FRAMED = frozenset({"WINDOW_AGGREGATE", "WINDOW_FIRST_VALUE", "WINDOW_LAST_VALUE", "WINDOW_NTH_VALUE"})
 _FRAME = re.compile(rb"\b(rows|range|groups)\s+(between|unbounded|current|\d)", re.IGNORECASE)
@@ -53,6 +56,8 @@ def _edits(root: Node, text: str, decimals: Set[str], nulls: Nulls) -> Iterator[
                 yield from _instant(node, data)
             case "CASE_EXPR":
                 yield from _case(node, decimals)
+            case "FUNCTION":
+                yield from _sum(node, data, text)
             case kind if kind in _FRAMED:
                 yield from _frame(node, data, text)
         if node.get("function_name") == "avg" and not node.get("distinct"):
@@ -118,6 +123,34 @@ def _case(node: Node, decimals: Set[str]) -> Iterator[Edit]:
             if literal.get("kind") == "INTEGER":
                 start, number = branch["query_location"], literal["text"]
                 yield start, start + branch["query_location_length"], f"CAST({number} AS DECIMAL({len(number)}, 0))"
+
+
+def _sum(node: Node, data: bytes, text: str) -> Iterator[Edit]:
+    """`0.06 + 0.01` is 0.07, and not the sum of two doubles."""
+    if not (_is_constant(node) and any(_kind(inner) == "NUMERIC" for inner in _nodes(node))):
+        return
+    left, right = (argument["expression"] for argument in node["arguments"])
+    ends = [(each["query_location"], each["query_location"] + each["query_location_length"]) for each in (left, right)]
+    (start, until), (since, end) = ends
+    name = node["function_name"]
+    if not (_kind(left) and _kind(right)) or data[until:since].strip() != name.encode():
+        raise _refused("this computation with constants: write its result", node, text)
+    result = _EXACT[name](Decimal(left["literal"]["text"]), Decimal(right["literal"]["text"]))
+    yield start, end, f"{result:f}" if result >= 0 else f"({result:f})"
+
+
+def _is_constant(node: Node) -> bool:
+    if node.get("type") != "FUNCTION":
+        return _kind(node) is not None
+    arguments = [argument["expression"] for argument in node["arguments"]]
+    return node["function_name"] in _EXACT and len(arguments) == 2 and all(map(_is_constant, arguments))
+
+
+def _kind(node: Node) -> str | None:
+    """INTEGER or NUMERIC, where the node is such a number; one with an exponent is a DOUBLE for DuckDB, too."""
+    literal = node.get("literal") or {}
+    exact = literal.get("kind") in ("INTEGER", "NUMERIC") and "e" not in literal["text"].lower()
+    return str(literal["kind"]) if exact else None
 
 
 def _average(node: Node, data: bytes) -> Iterator[Edit]:

@@ -16,7 +16,7 @@ from jobs.period import Period
 from jobs.project.load import Project
 from jobs.run import reports
 from jobs.run.history import History
-from jobs.run.plan import Plan, plan
+from jobs.run.plan import Plan, periods_on, plan
 from jobs.run.select import Selection
 from jobs.schedule.ticks import periods_of_day
 from jobs.sql.query import Sql
@@ -52,7 +52,7 @@ def plan_late(config: Config, project: Project, selection: Selection, history: H
         for after in project.graph.downstream(name) & names:
             job = project.jobs[after]
             for period in list(found[name].values()):
-                for own in periods_of_day(job.schedule, period.day, config.jobs.timezone):
+                for own in periods_on(job, period.day, config.jobs.timezone):
                     found.setdefault(after, {})[own.label] = own
     periods = {name: list(by_label.values()) for name, by_label in found.items()}
     return plan(project.graph.subgraph(periods), project.jobs, periods, f"--late {selection.what}".strip(), "late")

@@ -54,21 +54,25 @@ def plan(graph: Graph, jobs: Mapping[str, Job], periods: Mapping[str, Iterable[P
             continue
         nodes[name] = []
         for period in sorted(periods[name]):
-            needs = {
-                node.key
-                for other in graph.needs(name)
-                for node in nodes.get(other, ())
-                if node.period.start < period.end and period.start < node.period.end
-            }
+            needs = {node.key for other in graph.needs(name) for node in _before(nodes.get(other, ()), period)}
             if jobs[name].mode == "incremental" and nodes[name]:
                 needs.add(nodes[name][-1].key)
             nodes[name].append(Node(jobs[name], period, frozenset(needs)))
     return Plan(what, date, [node for name in graph.order() for node in nodes.get(name, ())])
 
 
-def day_periods(jobs: Iterable[Job], day: date, timezone: str) -> dict[str, list[Period]]:
-    """By job, what a run for the calendar date `day` is about."""
-    return {job.name: periods_of_day(job.schedule, day, timezone) for job in jobs}
+def _before(nodes: Sequence[Node], period: Period) -> Sequence[Node]:
+    """Those of a job's nodes, in order of time, that something of `period` reads the results of."""
+    found = [node for node in nodes if node.period.start < period.end and period.start < node.period.end]
+    if not found and nodes and nodes[0].job.mode == "full":  # `periods_on` left its earlier periods to a later one
+        return [node for node in nodes if node.period.start >= period.end][:1]
+    return found
+
+
+def periods_on(job: Job, day: date, timezone: str) -> list[Period]:
+    """What a run of `job` for the date `day` is about; of a table that is made anew each time, the end of it alone."""
+    found = periods_of_day(job.schedule, day, timezone)
+    return found[-1:] if job.mode == "full" else found
 
 
 def fingerprint(job: Job) -> str:

@@ -13,8 +13,8 @@ from jobs.model import Job
 from jobs.period import Period
 from jobs.project.graph import Graph
 from jobs.project.load import Project
-from jobs.run.plan import Plan, day_periods, plan
-from jobs.schedule.ticks import last_period, periods_of_day
+from jobs.run.plan import Plan, periods_on, plan
+from jobs.schedule.ticks import last_period
 
 DAYS_MAX = 10_000  # of one backfill
 
@@ -65,7 +65,9 @@ def plan_day(project: Project, selection: Selection, day: date | None, clock: Cl
     names = selection.jobs(project)
     jobs = [project.jobs[name] for name in names]
     if day is not None:
-        return _plan(project, names, day_periods(jobs, day, timezone), selection.what, day.isoformat())
+        return _plan(
+            project, names, {job.name: periods_on(job, day, timezone) for job in jobs}, selection.what, day.isoformat()
+        )
     now = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
     periods = {job.name: [last_period(job.schedule, now, timezone)] for job in jobs}
     return _plan(project, names, periods, selection.what, last_period(None, now, timezone).label)
@@ -83,7 +85,7 @@ def plan_days(project: Project, selection: Selection, first: date, last: date, t
 
 
 def _of(job: Job, days: Iterable[date], timezone: str) -> Iterable[Period]:
-    return (period for day in days for period in periods_of_day(job.schedule, day, timezone))
+    return (period for day in days for period in periods_on(job, day, timezone))
 
 
 def _unique(periods: Iterable[Period]) -> list[Period]:

@@ -51,6 +51,8 @@ STATEMENTS = [
     "SELECT CAST(time AS DATE) AS d, hour(time) AS h, n FROM s.events WHERE n < 3",
     "SELECT coalesce(q, 0) AS q, n % 3 AS m, abs(n) AS a, n / 2 AS h, upper(user) AS u FROM s.events",
     "SELECT q, count(*) AS c FROM s.events GROUP BY q HAVING count(*) > 3",
+    "SELECT n FROM s.events WHERE 0.1 + 0.2 = 0.3 AND 0.1 * 3 = 0.3 AND n - 0.25 > 0.3 - 0.1 - q",
+    "SELECT n FROM s.events WHERE price BETWEEN 0.7 + 0.05 AND 0.05 - 0.1 + price",
     "SELECT n FROM s.events WHERE false",
 ]  # fmt: skip
 REFUSED = {
@@ -59,6 +61,7 @@ REFUSED = {
     "SELECT n FROM s.events UNION ALL SELECT n FROM s.events ORDER BY n LIMIT 3": "LIMIT after a set operation",
     "SELECT n FROM s.events WHERE q NOT IN (SELECT q FROM s.events)": "NOT IN of a subquery that may have nulls",
     "SELECT n FROM s.events QUALIFY row_number() OVER (PARTITION BY user ORDER BY n) = 1": "QUALIFY",
+    "SELECT n FROM s.events WHERE n > (0.1 + 0.2) * 3": "this computation with constants",
     "SELECT avg(DISTINCT price) AS a FROM s.events": "DISTINCT is only supported on COUNT",
     "SELECT nope FROM s.events": '"nope" not found',
     "DELETE FROM s.events": "DELETE is not allowed",

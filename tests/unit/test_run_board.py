@@ -9,12 +9,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.model import Job
+from jobs.model import Job, Schedule
 from jobs.period import daily
 from jobs.project.graph import Graph
 from jobs.run.board import Board, Capacity, backoff_s
 from jobs.run.outcome import Failure, Outcome
-from jobs.run.plan import Plan, plan
+from jobs.run.plan import Plan, periods_on, plan
 from jobs.run.resume import resumed
 from tests.job_work import make_job
 
@@ -110,6 +110,18 @@ def test_periods_of_an_incremental_job_run_in_order() -> None:
         assert row.node.period == period
         found.start(row.node.key)
         found.end(row.node.key, DONE, 0)
+
+
+def test_a_table_made_anew_is_made_once_a_date_and_before_whatever_reads_it() -> None:
+    hourly = Schedule("0 * * * *")
+    full = Job(**{**vars(make_job("a")), "mode": "full", "schedule": hourly})
+    reader = Job(**{**vars(make_job("b")), "mode": "append", "schedule": hourly})
+    periods = {job.name: periods_on(job, DAY, "UTC") for job in (full, reader)}
+    assert (len(periods["a"]), len(periods["b"])) == (1, 24)
+    assert periods["a"][0].end == periods["b"][-1].end
+    planned = plan(Graph({"a": [], "b": ["a"]}), {"a": full, "b": reader}, periods, "--all", DAY.isoformat())
+    (made, *readers) = planned.nodes
+    assert all(node.needs == {made.key} for node in readers)
 
 
 def test_an_interruption_ends_what_has_not_ended() -> None:
