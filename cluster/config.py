@@ -115,6 +115,14 @@ class LakeConfig(Section):
     query_memory_max: int = Field(default=1024 * MIB, gt=0)
 
 
+class TimetableEntry(Section):
+    """A built-in job, or a run of late dates, at times of the clock."""
+
+    run: str  # what would stand after `eagleray job run`
+    schedule: str  # five cron fields
+    timezone: str | None = None  # default: jobs.timezone
+
+
 class JobsConfig(Section):
     """The batch plane: where jobs are declared, where their history is, what they may use."""
 
@@ -123,6 +131,7 @@ class JobsConfig(Section):
     concurrency: int | None = Field(default=None, ge=1)  # runs at once; default: the cluster's cores
     memory_max: int = Field(default=1024 * MIB, gt=0)  # of one run, unless the job says otherwise
     timezone: str = "UTC"  # of logical dates and schedules, unless the job says otherwise
+    timetable: tuple[TimetableEntry, ...] = ()  # maintenance, and late dates
 
 
 class PoolConfig(Section):

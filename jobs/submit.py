@@ -23,7 +23,7 @@ from cluster.errors import ConfigError, EaglerayError
 EXCLUDED = ["data/", ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", "node_modules/"]
 CONFIG = "eagleray.yaml"
 START_S = 90.0  # a Ray that was just started takes some seconds until it takes jobs
-PACKAGES = ("cluster", "actors", "jobs")
+SHIPPED = ("cluster", "actors", "jobs", "eagleray.py")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -40,7 +40,7 @@ def submit(target: Path, arguments: Sequence[str], address: str | None, env: Seq
         raise ConfigError("--no-wait", "a Ray of its own ends with the command; expected --address as well")
     runtime: dict[str, Any] = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
     if not here:
-        runtime["py_modules"] = [str(_ROOT / name) for name in PACKAGES]
+        runtime["py_modules"] = [str(_ROOT / name) for name in SHIPPED]
     if address is not None:
         return _run(_url(address), entrypoint, runtime, wait)
     from cluster.session import job_server

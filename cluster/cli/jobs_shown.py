@@ -208,7 +208,7 @@ def _print(rows: Sequence[Mapping[str, str]], form: str, nothing: str) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(LINE, sum(max(len(v) for v in (n, *(r[n] for r in rows))) + 2 for n in rows[0])))
+        console = Console(width=max(LINE, sum(max(len(v) for v in (n, *(r[n] for r in rows))) + 3 for n in rows[0])))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="right" if name in ("rows", "took", "attempts") else "left")

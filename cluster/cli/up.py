@@ -45,22 +45,28 @@ def check(config: Config) -> dict[str, Stream]:
     for name, stream in streams.items():
         check_layout(f"{config.file}: streams.{name}.lake", stream)
     open_log(config).close()
-    if config.jobs_folder.is_dir():
+    if _has_jobs(config):
         _check_jobs(config)
     return streams
+
+
+def _has_jobs(config: Config) -> bool:
+    return config.jobs_folder.is_dir() or bool(config.jobs.timetable)
 
 
 def _check_jobs(config: Config) -> None:
     from jobs.project.load import load_project
     from jobs.run.history import History
+    from jobs.schedule.timetable import timetable
 
     load_project(config)
+    timetable(config)
     History.open(config).close()
 
 
 def _scheduler(config: Config) -> type | None:
     """What starts jobs by their schedules; a project without jobs needs none."""
-    if not config.jobs_folder.is_dir():
+    if not _has_jobs(config):
         return None
     from jobs.schedule.scheduler import Scheduler
 

@@ -23,7 +23,8 @@ _DEFAULT = Limits()
 _A_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-def _cron(text: str) -> str:
+def cron(text: str) -> str:
+    """`text`, if it is a cron expression; raises ValueError."""
     if len(text.split()) != 5:
         raise ValueError(f"expected five fields (minute hour day month weekday), such as 0 2 * * *, found {text!r}")
     try:
@@ -33,7 +34,8 @@ def _cron(text: str) -> str:
     return text
 
 
-def _zone(text: str) -> str:
+def zone(text: str) -> str:
+    """`text`, if it is the name of a time zone; raises ValueError."""
     try:
         ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -56,8 +58,8 @@ class Header(BaseModel):
     key: Texts | None = None
     partition_by: Texts | None = None
     sort_by: Texts | None = None
-    schedule: Annotated[str, AfterValidator(_cron)] | None = None
-    timezone: Annotated[str, AfterValidator(_zone)] | None = None
+    schedule: Annotated[str, AfterValidator(cron)] | None = None
+    timezone: Annotated[str, AfterValidator(zone)] | None = None
     catch_up: bool = Field(default=False, strict=True)
     overlap: bool = Field(default=False, strict=True)
     checks: tuple[Any, ...] = ()  # each by `jobs.project.checks`

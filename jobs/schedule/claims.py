@@ -75,6 +75,13 @@ def begun(engine: Engine, owner: str, taken: Collection[Claim], run: str) -> Non
     _set(engine, owner, taken, run=run)
 
 
+def renew(engine: Engine, owner: str, claim: Claim, now_us: int) -> None:
+    """What has no run in the history goes on: it is not abandoned."""
+    with engine.begin() as connection:
+        this = (claims.c.job == claim.job, claims.c.period == claim.period, claims.c.owner == owner)
+        connection.execute(sa.update(claims).where(*this, claims.c.state == OPEN).values(claimed_us=now_us))
+
+
 def ended(engine: Engine, owner: str, states: Iterable[tuple[Claim, str]]) -> None:
     """The claims have come to their end, with the state of their node."""
     for claim, state in states:

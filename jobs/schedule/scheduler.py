@@ -26,6 +26,7 @@ from jobs.run.workers import Workers
 from jobs.schedule import claims
 from jobs.schedule.claims import Claim
 from jobs.schedule.due import Due, due, find, next_tick_us
+from jobs.schedule.timetable import Commands, timetable
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Scheduler:
         self._clock = clock or SystemClock()
         self._history = History.open(config)
         self._workers = workers or self._ray_workers
+        self._timetable = timetable(config)
+        self._commands = Commands(config)
         self._project: Project | None = None
         self._stamp: object = None
         self._wake = threading.Event()
@@ -57,8 +60,9 @@ class Scheduler:
         return RayWorkers(self._config)
 
     def close(self) -> None:
-        """Start no more jobs; those that run go on to their end, or to that of the process."""
+        """Start no more; jobs that run go on to their end, or to that of the process, and commands end."""
         self._closed = True
+        self._commands.close()
         self._wake.set()
         self._thread.join()
 
@@ -86,7 +90,7 @@ class Scheduler:
         project = self._load()
         if project is None:
             return LOOK_EVERY_S
-        scheduled = [job for job in project.jobs.values() if job.schedule]
+        scheduled = [job for job in (*project.jobs.values(), *self._timetable.values()) if job.schedule]
         engine, owner, now_us = self._history.engine, self._history.owner, self._clock.now_us()
         here_us = self._history.clock.now_us()
         # 2. what a scheduler that died has left
@@ -96,11 +100,15 @@ class Scheduler:
         since = claims.newest(engine)
         claims.see(engine, owner, (job.name for job in scheduled if job.name not in since), now_us, here_us)
         busy = claims.open_jobs(engine)
-        free = [job for job in scheduled if not project.graph.upstream(job.name) & busy]
+        free = [job for job in scheduled if job.name in self._timetable or not project.graph.upstream(job.name) & busy]
         wanted = {one.claim: one for one in due(free, since, busy, now_us)}
         taken = [wanted[claim] for claim in claims.take(engine, owner, wanted, here_us)]
-        # 4. run both as one graph
-        self._start(project, [*self._found(project, adopted), *taken])
+        # 4. run both as one graph, and commands by themselves
+        chosen = [*self._found(project, adopted), *taken]
+        self._start(project, [one for one in chosen if one.job.name not in self._timetable])
+        for one in chosen:
+            if one.job.name in self._timetable:
+                self._in_thread(self._command, one)
         tick_us = next_tick_us(scheduled, now_us)
         return LOOK_EVERY_S if tick_us is None else min(LOOK_EVERY_S, max(0.0, (tick_us - now_us) / 1e6))
 
@@ -119,7 +127,7 @@ class Scheduler:
         """The adopted claims as jobs and periods; those of jobs that are no more are closed."""
         found, gone = [], []
         for claim in adopted:
-            job = project.jobs.get(claim.job)
+            job = project.jobs.get(claim.job) or self._timetable.get(claim.job)
             one = find(job, claim) if job else None
             if one:
                 found.append(one)
@@ -138,9 +146,28 @@ class Scheduler:
         blocked = self._blocked(project, chosen, {node.key for node in planned.nodes})
         run = Plan(planned.what, planned.date, planned.nodes, blocked=blocked)
         by_key = {key_of(one.job.name, one.period): one.claim for one in chosen}
+        self._in_thread(self._run, run, by_key)
+
+    def _in_thread(self, work: Callable[..., None], *arguments: object) -> None:
         self._runs = [thread for thread in self._runs if thread.is_alive()]
-        self._runs.append(threading.Thread(target=self._run, args=(run, by_key), name="run", daemon=True))
+        self._runs.append(threading.Thread(target=work, args=arguments, name="run", daemon=True))
         self._runs[-1].start()
+
+    def _command(self, one: Due) -> None:
+        """Run a command of the timetable in the calling thread; one that `close` ended is still to be done."""
+        engine, owner, clock = self._history.engine, self._history.owner, self._history.clock
+        try:
+            code = self._commands.run(one.job.name, lambda: claims.renew(engine, owner, one.claim, clock.now_us()))
+        except Exception:
+            logger.exception("`eagleray job run %s` could not be run", one.job.name)
+            code = 1
+        if code is None:
+            return
+        if code:
+            log = self._commands.log_of(one.job.name)
+            logger.error("`eagleray job run %s` ended with %d: see %s", one.job.name, code, log)
+        claims.ended(engine, owner, [(one.claim, "failed" if code else "succeeded")])
+        self._wake.set()
 
     def _blocked(self, project: Project, chosen: list[Due], keys: set[str]) -> dict[str, str]:
         """What needs a job that failed for the same period, in an earlier run."""

@@ -116,6 +116,7 @@ def test_jobs_are_listed_and_shown(project: Path, eagleray: Eagleray) -> None:
     assert code == 0 and "One row a day." in out and "feeds:        total" in out and "daily.sql:" in out
     code, out, _ = eagleray("list")
     assert code == 0 and "never ran" in out
+    assert listed["daily"]["next"] in out and "…" not in out  # a pipe has room for everything
 
 
 @pytest.mark.parametrize(
