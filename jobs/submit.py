@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +26,8 @@ from cluster.errors import ConfigError, EaglerayError
 EXCLUDED = ["data/", ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", "node_modules/"]
 CONFIG = "eagleray.yaml"
 START_S = 90.0  # a Ray that was just started takes some seconds until it takes jobs
-SHIPPED = ("cluster", "actors", "jobs", "eagleray.py")
+PACKAGES = ("cluster", "actors", "jobs")
+FACE = "eagleray.py"
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,10 +43,11 @@ def submit(target: Path, arguments: Sequence[str], address: str | None, env: Seq
     if address is None and not wait:
         raise ConfigError("--no-wait", "a Ray of its own ends with the command; expected --address as well")
     runtime: dict[str, Any] = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
-    if not here:
-        runtime["py_modules"] = [str(_ROOT / name) for name in SHIPPED]
     if address is not None:
-        return _run(_url(address), entrypoint, runtime, wait)
+        with ExitStack() as held:
+            if not here:
+                runtime["py_modules"] = held.enter_context(_shipped())
+            return _run(_url(address), entrypoint, runtime, wait)
     from cluster.session import job_server
 
     with job_server() as url:
@@ -60,6 +65,16 @@ def entry(target: Path, arguments: Sequence[str], python: str) -> tuple[Path, st
     if target.suffix != ".py" or not target.is_file():
         raise ConfigError(str(target), "expected a Python script (.py) or a project's folder")
     return target.resolve().parent, shlex.join([python, target.name, *words])
+
+
+@contextmanager
+def _shipped() -> Iterator[list[str]]:
+    """Eagleray's packages, its one module as a package too: Ray ships folders."""
+    with TemporaryDirectory(prefix="er-") as temp:
+        face = Path(temp) / "eagleray"
+        face.mkdir()
+        shutil.copyfile(_ROOT / FACE, face / "__init__.py")
+        yield [*(str(_ROOT / name) for name in PACKAGES), str(face)]
 
 
 def _url(address: str) -> str:
@@ -109,7 +124,8 @@ def _submitted(url: str, entrypoint: str, runtime: dict[str, Any]) -> tuple[Any,
     """The client, and the job's id; waits for a server that is starting."""
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every package that it uploads
+    for handler in logging.getLogger("ray").handlers:  # it tells of every package that it uploads
+        handler.setLevel(logging.WARNING)
     deadline = time.monotonic() + START_S
     while True:
         try:

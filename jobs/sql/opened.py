@@ -70,11 +70,17 @@ def attached(plans: Plans, limits: Limits, temp: str, deadline: Deadline) -> Ite
         yield connection
 
 
+class Vanished(QueryFailed):
+    """A file of a pinned snapshot is not there: the snapshot expired before it was planned, or the lake is damaged."""
+
+
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Raise what cannot be read as QueryFailed."""
+    """Raise what cannot be read as QueryFailed, what is not there as Vanished."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise Vanished(f"{what} cannot be read: {error}") from error
     except OSError as error:
         raise QueryFailed(f"{what} cannot be read: {error}") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from cluster.config import Config
 from cluster.errors import QueryRejected
 from cluster.lake.pin import open_snapshots
 from jobs.sql.engine import Answer, Deadline, Limits, run
-from jobs.sql.guard import Guard, Reference
-from jobs.sql.opened import opened, readable
+from jobs.sql.guard import Approved, Guard, Reference
+from jobs.sql.opened import Vanished, opened, readable
 from jobs.sql.tables import Declared
 
+PINS_MAX = 5  # a snapshot may expire between pinning and planning, where commits come quickly and few are kept
 _TABLES_NAMED_MAX = 30  # in a message
 
 
@@ -56,6 +58,12 @@ class Sql:
         approved = self._guard.approve(text)
         if approved.kind == "show_tables":
             return Answer(pa.table({"name": pa.array(self._names(), pa.string())}), ("VARCHAR",))
+        for _ in range(PINS_MAX - 1):
+            with suppress(Vanished):
+                return self._answer(approved, deadline)
+        return self._answer(approved, deadline)
+
+    def _answer(self, approved: Approved, deadline: Deadline) -> Answer:
         # 1. pin every table at once  # 2. open the files that can be needed  # 3. run on these alone
         tables = self._pin(approved.tables)
         if self._temp_dir:

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import QueryFailed, QueryRejected
+from cluster.lake.expire import Retention
+from cluster.lake.predicate import Predicate
 from cluster.lake.scan import ScanPlan
 from jobs.sql.engine import Limits
 from jobs.sql.query import Sql
@@ -123,6 +125,32 @@ def test_a_query_sees_the_snapshot_it_started_with(tmp_path: Path, monkeypatch: 
         text = "SELECT (SELECT count(*) FROM s.events) AS a, (SELECT count(*) FROM s.events) AS b"
         assert rows(sql, text) == [{"a": 3, "b": 3}]
         assert rows(sql, text) == [{"a": 4, "b": 4}]
+
+
+def test_a_snapshot_that_expires_before_it_is_planned_is_pinned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = make_lake(tmp_path, snapshots_kept=2)
+    land(lake, event_rows(3))
+    plan = Declared.plan
+    planned: list[Declared] = []
+
+    def expire_before(table: Declared, needed: Predicate) -> ScanPlan:
+        planned.append(table)
+        if len(planned) == 1:
+            land(lake, event_rows(1, 10))
+            lake.expire(EVENTS, Retention(1, 0, 0))
+        return plan(table, needed)
+
+    monkeypatch.setattr(Declared, "plan", expire_before)
+    with Sql(lake.config) as sql:
+        assert rows(sql, "SELECT count(*) AS c FROM s.events") == [{"c": 4}]
+        assert len(planned) == 2
+        monkeypatch.undo()
+        for manifest in (tmp_path / "data").rglob("*.avro"):
+            manifest.unlink()
+        with pytest.raises(QueryFailed, match=r"s\.events cannot be read: .*\.avro"):
+            sql.query("SELECT count(*) AS c FROM s.events", 60)
 
 
 def test_a_directory_with_glob_characters_is_read(tmp_path: Path) -> None:
