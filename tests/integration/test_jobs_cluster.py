@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import date
@@ -41,9 +44,11 @@ JOB = "/* eagleray\noutput: r.one\nmode: full\n*/\nSELECT 1 AS n\n"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The URL of a job server of its own."""
-    with job_server() as url:
-        yield url
+    """The URL of a job server of its own; its jobs find this Python as `python`."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        with job_server() as url:
+            yield url
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,24 @@ def test_a_script_is_followed_and_its_exit_code_returned(
     script.write_text(SCRIPT)
     assert submit(script, [str(code), "--x"], server, [], wait=True) == code
     assert f"answer 42 ['{code}', '--x']" in capfd.readouterr().out
+
+
+def test_a_cluster_elsewhere_gets_eagleray_with_the_script(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = socket.gethostname()  # not one of those that submit takes for this machine
+    try:
+        here = socket.gethostbyname(name) == "127.0.0.1"
+    except OSError:
+        here = False
+    if not here:
+        pytest.skip(f"the name {name!r} does not lead to 127.0.0.1, where the job server listens")
+    script = tmp_path / "work.py"
+    script.write_text("import cluster, eagleray, jobs\nprint(eagleray.__file__, jobs.__file__, eagleray.job)\n")
+    assert submit(script, [], server.replace("127.0.0.1", name), [], wait=True) == 0
+    out, err = capfd.readouterr()
+    assert out.count("py_modules_files") == 2 and "eagleray/__init__.py" in out
+    assert "INFO" not in err
 
 
 def test_a_project_runs_on_the_cluster_and_keeps_its_data_here(server: str, capfd: pytest.CaptureFixture[str]) -> None:
