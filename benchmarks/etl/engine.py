@@ -35,9 +35,9 @@ def main(file: Path, out: Path, wanted: list[str]) -> None:
     config = load_config(file)
     project = load_project(config)
     names = wanted or list(project.graph.order())
-    on_ray = any(project.jobs[name].engine != "duckdb" for name in names)
-    session = connect(config, None) if on_ray else None
-    if any(project.jobs[name].engine == "daft" for name in names):
+    engines = {project.jobs[name].engine for name in names}
+    session = connect(config, None) if engines - {"duckdb"} else None
+    if "daft" in engines:
         _start_daft()
     lake = open_snapshots(config)
     times: dict[str, Any] = {"start": time.perf_counter() - began, "errors": {}}

@@ -1,13 +1,13 @@
 """Rows of decoded structs become Arrow columns, and rows that need the arbiter are marked. The pivot of the hot path.
 
-Called by `batch`. A column is built whole, without a loop over rows in Python, wherever its shape allows.
+Called by `judge`. A column is built whole, without a loop over rows in Python, wherever its shape allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,12 @@ class Pivot:
 
     values: list[list[Any]]  # as decoded; None where absent
     arrays: list[pa.Array]
+
+    def keep(self, mask: np.ndarray) -> Pivot:
+        """The events for which `mask` holds."""
+        chosen, selected = mask.tolist(), pa.array(mask)
+        values = [list(compress(column, chosen)) for column in self.values]
+        return Pivot(values, [array.filter(selected) for array in self.arrays])
 
 
 class EventColumns:

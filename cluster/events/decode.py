@@ -1,6 +1,6 @@
 """The fast decoders of a stream: strict msgspec structs generated from its shape, constraints included.
 
-Called by `batch`. What a decoder takes, and the columns' checks do not mark, the arbiter accepts with equal values. A
+Called by `reading`. What a decoder takes, and the columns' checks do not mark, the arbiter accepts with equal values. A
 struct's fields are `f0`, `f1`, … in the order of the shape's members; an absent optional field is None.
 """
 

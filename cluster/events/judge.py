@@ -100,7 +100,7 @@ class Judge:
             rows, pivot, times = self._build(rows.keep(self._sound(rows)))
         limit = now_us + self.stream.config.max_future
         if len(times) and times.max() > limit:
-            rows, pivot, times = self._refuse_future(rows, times, limit)
+            rows, pivot, times = self._refuse_future(rows, pivot, times, limit)
         ids = self._identity.ids(pivot, self._tokens(rows, submissions))
         hashes = self._identity.partition_hashes(pivot, ids)
         sources = self._sources(rows, submissions)
@@ -121,10 +121,7 @@ class Judge:
             doubtful = sorted({*doubtful, *self._objected(rows)})
         if not doubtful:
             return rows, pivot, times
-        return self._rebuilt(self._arbitrated(rows, doubtful))
-
-    def _rebuilt(self, rows: _Rows) -> tuple[_Rows, Pivot, np.ndarray]:
-        """Of rows of which none is in doubt any more."""
+        rows = self._arbitrated(rows, doubtful)
         pivot = self._columns.pivot(rows.structs, None)
         return rows, pivot, self._time.column(self._time_field.column(pivot.arrays))[0]
 
@@ -165,13 +162,15 @@ class Judge:
                 rows.reject(row, verdict.reason, verdict.detail)
         return rows.keep(kept)
 
-    def _refuse_future(self, rows: _Rows, times: np.ndarray, limit: int) -> tuple[_Rows, Pivot, np.ndarray]:
+    def _refuse_future(
+        self, rows: _Rows, pivot: Pivot, times: np.ndarray, limit: int
+    ) -> tuple[_Rows, Pivot, np.ndarray]:
         kept = times <= limit
         ahead = f"more than {format_duration(self.stream.config.max_future)} ahead of the clock (max_future)"
         for row in np.flatnonzero(~kept).tolist():
             time_us = min(int(times[row]), MAX_US)
             rows.reject(row, "future", f"{self.stream.time.column}: {iso(time_us)} is {ahead}")
-        return self._rebuilt(rows.keep(kept))
+        return rows.keep(kept), pivot.keep(kept), times[kept]
 
     def _tokens(self, rows: _Rows, submissions: Sequence[Submission]) -> list[str | None] | None:
         """What identifies events that have no id of their own: source, Idempotency-Key and index."""

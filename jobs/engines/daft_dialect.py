@@ -57,7 +57,7 @@ def _edits(root: Node, text: str, decimals: Set[str], nulls: Nulls) -> Iterator[
             case "CASE_EXPR":
                 yield from _case(node, decimals)
             case "FUNCTION":
-                yield from _sum(node, data, text)
+                yield from _arithmetic(node, data, text)
             case kind if kind in _FRAMED:
                 yield from _frame(node, data, text)
         if node.get("function_name") == "avg" and not node.get("distinct"):
@@ -125,7 +125,7 @@ def _case(node: Node, decimals: Set[str]) -> Iterator[Edit]:
                 yield start, start + branch["query_location_length"], f"CAST({number} AS DECIMAL({len(number)}, 0))"
 
 
-def _sum(node: Node, data: bytes, text: str) -> Iterator[Edit]:
+def _arithmetic(node: Node, data: bytes, text: str) -> Iterator[Edit]:
     """`0.06 + 0.01` is 0.07, and not the sum of two doubles."""
     if not (_is_constant(node) and any(_kind(inner) == "NUMERIC" for inner in _nodes(node))):
         return

@@ -23,16 +23,20 @@ BUILT_IN = ("compact", "expire", "forget", "orphans", "rebuild", "replay")
 
 def run_built_in(name: str, words: Sequence[str], config_file: Path, data: Path | None) -> None:
     """Run built-in job `name` with command-line `words`; raises ConfigError for wrong options, else what it raises."""
-    module = import_module(f"jobs.builtin.{name}")
-    options = parse_options(name, get_type_hints(module.run)["options"], words)
+    options = parse_options(name, words)
     config = load_config(config_file, data_dir=data)
-    report = _recorded(config, " ".join([name, *words]), lambda: module.run(config, options))
+    report = _recorded(config, " ".join([name, *words]), lambda: _module(name).run(config, options))
     for field in dataclasses.fields(report):
         print(f"{field.name.replace('_', ' ')}: {_shown(getattr(report, field.name))}")
 
 
-def parse_options(name: str, kind: type, words: Sequence[str]) -> Any:
-    """The options `kind` of built-in job `name` from command-line words; raises ConfigError."""
+def _module(name: str) -> types.ModuleType:
+    return import_module(f"jobs.builtin.{name}")
+
+
+def parse_options(name: str, words: Sequence[str]) -> Any:
+    """The options of built-in job `name` from command-line words; raises ConfigError."""
+    kind = get_type_hints(_module(name).run)["options"]
     parser = _Parser(prog=f"eagleray job run {name}", description=(kind.__doc__ or "").split("\n")[0])
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):

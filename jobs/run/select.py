@@ -65,9 +65,8 @@ def plan_day(project: Project, selection: Selection, day: date | None, clock: Cl
     names = selection.jobs(project)
     jobs = [project.jobs[name] for name in names]
     if day is not None:
-        return _plan(
-            project, names, {job.name: periods_on(job, day, timezone) for job in jobs}, selection.what, day.isoformat()
-        )
+        of_day = {job.name: periods_on(job, day, timezone) for job in jobs}
+        return _plan(project, names, of_day, selection.what, day.isoformat())
     now = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
     periods = {job.name: [last_period(job.schedule, now, timezone)] for job in jobs}
     return _plan(project, names, periods, selection.what, last_period(None, now, timezone).label)

@@ -77,9 +77,7 @@ def begun(engine: Engine, owner: str, taken: Collection[Claim], run: str) -> Non
 
 def renew(engine: Engine, owner: str, claim: Claim, now_us: int) -> None:
     """What has no run in the history goes on: it is not abandoned."""
-    with engine.begin() as connection:
-        this = (claims.c.job == claim.job, claims.c.period == claim.period, claims.c.owner == owner)
-        connection.execute(sa.update(claims).where(*this, claims.c.state == OPEN).values(claimed_us=now_us))
+    _set(engine, owner, [claim], claimed_us=now_us)
 
 
 def ended(engine: Engine, owner: str, states: Iterable[tuple[Claim, str]]) -> None:
@@ -101,7 +99,7 @@ def open_jobs(engine: Engine) -> set[str]:
         return set(connection.execute(sa.select(claims.c.job).where(claims.c.state == OPEN)).scalars())
 
 
-def _set(engine: Engine, owner: str, taken: Collection[Claim], **values: str) -> None:
+def _set(engine: Engine, owner: str, taken: Collection[Claim], **values: str | int) -> None:
     with engine.begin() as connection:
         for claim in taken:
             this = (claims.c.job == claim.job, claims.c.period == claim.period, claims.c.owner == owner)

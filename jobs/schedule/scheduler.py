@@ -90,7 +90,9 @@ class Scheduler:
         project = self._load()
         if project is None:
             return LOOK_EVERY_S
-        scheduled = [job for job in (*project.jobs.values(), *self._timetable.values()) if job.schedule]
+        commands = self._timetable
+        jobs = [job for job in project.jobs.values() if job.schedule]
+        scheduled = [*jobs, *commands.values()]
         engine, owner, now_us = self._history.engine, self._history.owner, self._clock.now_us()
         here_us = self._history.clock.now_us()
         # 2. what a scheduler that died has left
@@ -100,15 +102,14 @@ class Scheduler:
         since = claims.newest(engine)
         claims.see(engine, owner, (job.name for job in scheduled if job.name not in since), now_us, here_us)
         busy = claims.open_jobs(engine)
-        free = [job for job in scheduled if job.name in self._timetable or not project.graph.upstream(job.name) & busy]
+        free = [*(job for job in jobs if not project.graph.upstream(job.name) & busy), *commands.values()]
         wanted = {one.claim: one for one in due(free, since, busy, now_us)}
         taken = [wanted[claim] for claim in claims.take(engine, owner, wanted, here_us)]
         # 4. run both as one graph, and commands by themselves
         chosen = [*self._found(project, adopted), *taken]
-        self._start(project, [one for one in chosen if one.job.name not in self._timetable])
-        for one in chosen:
-            if one.job.name in self._timetable:
-                self._in_thread(self._command, one)
+        self._start(project, [one for one in chosen if one.job.name not in commands])
+        for one in (one for one in chosen if one.job.name in commands):
+            self._in_thread(self._command, one)
         tick_us = next_tick_us(scheduled, now_us)
         return LOOK_EVERY_S if tick_us is None else min(LOOK_EVERY_S, max(0.0, (tick_us - now_us) / 1e6))
 

@@ -11,9 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
+from urllib.parse import quote
 
 from cluster.config import Config
 from cluster.errors import ConfigError
@@ -51,9 +50,11 @@ def _words(where: str, text: str) -> list[str]:
         raise ConfigError(where, f"{text!r}: {error}") from None
     if words and words[0] in BUILT_IN:
         try:
-            parse_options(words[0], get_type_hints(import_module(f"jobs.builtin.{words[0]}").run)["options"], words[1:])
+            parse_options(words[0], words[1:])
         except ConfigError as error:
             raise ConfigError(where, str(error)) from None
+        except SystemExit:
+            raise ConfigError(where, f"{text!r} asks for help; expected the options of a run") from None
     elif "--late" not in words:
         problem = f"expected --all --late, or one of {', '.join(BUILT_IN)}; other jobs have a schedule of their own"
         raise ConfigError(where, f"found {text!r}; {problem}")
@@ -98,8 +99,7 @@ class Commands:
 
     def log_of(self, command: str) -> Path:
         """Where the latest run of a command has printed."""
-        name = "".join(letter if letter.isalnum() else "-" for letter in command)[:100]
-        return self._config.jobs_dir / "logs" / "timetable" / f"{name}.log"
+        return self._config.jobs_dir / "logs" / "timetable" / f"{quote(command, safe='')[:200]}.log"
 
     def close(self) -> None:
         """End what runs; what it has not committed is as if it had never begun."""

@@ -27,10 +27,10 @@ def select_parquet(plan: ScanPlan, columns: Sequence[Column], names: Sequence[st
 
     `path_as`: the name of one more column, with the path of each row's file.
     """
-    extra = f", filename = {literal(path_as)}" if path_as else ""
     if plan.layout == "alike":
         return _group(plan.files, _file_schema(plan.files[0])[1], columns, names, path_as)
     if plan.layout == "flat":
+        extra = f", filename = {literal(path_as)}" if path_as else ""
         return f"SELECT * FROM {_parquet(plan.files, _mapping(columns, names) + extra)}"
     groups: dict[bytes, tuple[pa.Schema, list[str]]] = {}
     for file in plan.files:

@@ -62,6 +62,7 @@ def states(history: History) -> dict[str, str]:
         ),
         ({"run": "rebuild"}, "the following arguments are required: --stream"),
         ({"run": "expire 'a"}, "No closing quotation"),
+        ({"run": "expire --help"}, "asks for help; expected the options of a run"),
     ],
 )
 def test_what_could_never_run_is_refused(tmp_path: Path, entry: dict[str, str], message: str) -> None:
