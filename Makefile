@@ -39,8 +39,8 @@ bench-etl: $(STAMP)  ## the batch plane against Spark, an hour's worth of work a
 	done; exit $$missed
 
 clean:  ## remove the environment, the demo's data and every cache
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo build *.egg-info cluster/events/_columnar.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(STAMP): requirements.lock pyproject.toml .ci/install
+$(STAMP): requirements.lock pyproject.toml cluster/events/columnar.c .ci/install
 	@.ci/install $(VENV)
 	@touch $@

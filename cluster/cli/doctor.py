@@ -21,6 +21,7 @@ from cluster.cli.target import DEFAULT_CONFIG, ConfigFile, platform_file
 from cluster.clock import Clock, SystemClock, iso
 from cluster.config import Config, load_config
 from cluster.errors import ConfigError
+from cluster.events.clean import library
 
 GIB = 1 << 30
 DISK_LEAST, DISK_GOOD = 1 * GIB, 10 * GIB
@@ -77,6 +78,11 @@ def _installation() -> Iterator[Finding]:
             yield Finding(name, "ok", version(name))
         except PackageNotFoundError:
             yield Finding(name, "bad", "not installed", "install eagleray again with its requirements.lock")
+    if library():
+        yield Finding("fast path", "ok", "built")
+    else:
+        advice = "events are judged at a third of the speed: install a C compiler, then eagleray again"
+        yield Finding("fast path", "warn", "not built for this Python", advice)
     places = {name: _place(name) for name in ("cluster", "actors", "jobs", "eagleray")}
     homes = {place.parent for place in places.values() if place}
     for name, place in places.items():

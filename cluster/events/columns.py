@@ -6,8 +6,7 @@ Called by `judge`. A column is built whole, without a loop over rows in Python, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from cluster.events.shape import Shape
 
 _EXACT = 2.0**53  # an integer literal from here on may have been rounded when it became a double
 _NULL = b"null"
+_MANY = 32  # from so many values on it pays to look for equal ones
 
 
 class Suspects:
@@ -54,6 +54,23 @@ class Column:
         if suspects is not None and self._check is not None:
             suspects.add(rows, self._failing(values, self._check))
         return self._array(values, rows, suspects)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether `verify` has anything to do."""
+        return self._check is not None
+
+    def verify(self, array: pa.Array, rows: np.ndarray | None, suspects: Suspects) -> None:
+        """Mark what `check` does not pass of an array whose values hold what a decoder holds."""
+        assert self._check is not None
+        passes = self._check
+        distinct = array.unique() if len(array) >= _MANY else array
+        if not all(value is None or passes(value) for value in self._values(distinct)):
+            suspects.add(rows, self._failing(self._values(array), passes))
+
+    def _values(self, array: pa.Array) -> list[Any]:
+        found: list[Any] = array.to_pylist()
+        return found
 
     @staticmethod
     def _failing(values: Sequence[Any], check: Check) -> np.ndarray | None:
@@ -100,11 +117,19 @@ class _Uuids(Column):
 
     def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
         array = pa.array(values, self.type)
-        if suspects is not None and self._each is not None:
-            characters = ByteTable(array).uniform()
-            if characters is None or characters.shape[1] != UUID_LENGTH or not UUID.matches_all(characters):
-                suspects.add(rows, self._failing(values, self._each))
+        if suspects is not None and self.verifies:
+            self.verify(array, rows, suspects)
         return array
+
+    @property
+    def verifies(self) -> bool:
+        return self._each is not None
+
+    def verify(self, array: pa.Array, rows: np.ndarray | None, suspects: Suspects) -> None:
+        assert self._each is not None
+        characters = ByteTable(array).uniform()
+        if characters is None or characters.shape[1] != UUID_LENGTH or not UUID.matches_all(characters):
+            suspects.add(rows, self._failing(self._values(array), self._each))
 
 
 class _JsonText(Column):
@@ -125,6 +150,9 @@ class _JsonText(Column):
             suspects.add(rows, np.fromiter((self._may_be_deep(text) for text in texts), bool, len(texts)))
         return super().array(texts, rows, suspects)
 
+    def _values(self, array: pa.Array) -> list[Any]:
+        return super()._values(array.view(pa.binary()))
+
     def _may_be_deep(self, text: bytes | None) -> bool:
         if text is None or len(text) <= 2 * self._brackets_max:
             return False
@@ -137,6 +165,7 @@ class _Structs(Column):
         self._fields = [arrow_field(member.name, member.shape) for member in shape.members]
         self._columns = [column(member.shape, rules, brackets_max - 1) for member in shape.members]
         self._absent = (None,) * len(self._columns)
+        self._verifying = [at for at, column in enumerate(self._columns) if column.verifies]
 
     def by_member(self, values: Sequence[Any]) -> list[list[Any]]:
         """The values of each member, one per row."""
@@ -153,6 +182,18 @@ class _Structs(Column):
         """One array per member."""
         return [c.array(v, rows, suspects) for c, v in zip(self._columns, by_member, strict=True)]
 
+    @property
+    def verifies(self) -> bool:
+        return bool(self._verifying)
+
+    def verify(self, array: pa.Array, rows: np.ndarray | None, suspects: Suspects) -> None:
+        self.verify_members(array.flatten(), rows, suspects)
+
+    def verify_members(self, arrays: Sequence[pa.Array], rows: np.ndarray | None, suspects: Suspects) -> None:
+        """As `verify`, of one array per member."""
+        for at in self._verifying:
+            self._columns[at].verify(arrays[at], rows, suspects)
+
     def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
         absent = np.fromiter((value is None for value in values), bool, len(values))
         mask = pa.array(absent) if absent.any() else None
@@ -165,6 +206,15 @@ class _Lists(Column):
         super().__init__(shape, rules)
         assert shape.item is not None
         self._item = column(shape.item, rules, brackets_max - 1)
+
+    @property
+    def verifies(self) -> bool:
+        return self._item.verifies
+
+    def verify(self, array: pa.Array, rows: np.ndarray | None, suspects: Suspects) -> None:
+        own = np.arange(len(array)) if rows is None else rows
+        lengths = np.diff(array.offsets.to_numpy())  # 0 where the list is absent
+        self._item.verify(array.values, own.repeat(lengths), suspects)
 
     def _array(self, values: Sequence[Any], rows: np.ndarray | None, suspects: Suspects | None) -> pa.Array:
         try:
@@ -194,20 +244,6 @@ def column(shape: Shape, rules: Any, brackets_max: int) -> Column:
     return {"number": _Numbers, "instant": _Instants, "day": _Days}.get(shape.kind, Column)(shape, rules)
 
 
-@dataclass(frozen=True)
-class Pivot:
-    """Events by column, in the order of the schema's properties."""
-
-    values: list[list[Any]]  # as decoded; None where absent
-    arrays: list[pa.Array]
-
-    def keep(self, mask: np.ndarray) -> Pivot:
-        """The events for which `mask` holds."""
-        chosen, selected = mask.tolist(), pa.array(mask)
-        values = [list(compress(column, chosen)) for column in self.values]
-        return Pivot(values, [array.filter(selected) for array in self.arrays])
-
-
 class EventColumns:
     """Builds the columns of a stream's events."""
 
@@ -215,7 +251,10 @@ class EventColumns:
         """`depth_max` is the nesting allowed of one event."""
         self._root = _Structs(shape, rules, depth_max)
 
-    def pivot(self, structs: Sequence[Any], suspects: Suspects | None) -> Pivot:
-        """Rows to columns; `suspects` None: the arbiter vouched for every row."""
-        values = self._root.by_member(structs)
-        return Pivot(values, self._root.arrays(values, None, suspects))
+    def pivot(self, structs: Sequence[Any], suspects: Suspects | None) -> list[pa.Array]:
+        """Rows to columns, in the order of the schema's properties; `suspects` None: the arbiter vouched for all."""
+        return self._root.arrays(self._root.by_member(structs), None, suspects)
+
+    def verify(self, arrays: Sequence[pa.Array], suspects: Suspects) -> None:
+        """Mark rows of columns from `clean` that the checks do not pass."""
+        self._root.verify_members(arrays, None, suspects)

@@ -65,8 +65,18 @@ def _limits(schema: Any, **names: str) -> dict[str, int]:
     return {ours: int(schema[theirs]) for ours, theirs in names.items() if theirs in schema}
 
 
+def allowed_texts(shape: Shape) -> list[str]:
+    """What an enum or const leaves of text; empty: the decoder does not restrict it."""
+    return [value for value in shape.allowed or () if isinstance(value, str)]
+
+
+def allowed_integers(shape: Shape) -> list[int]:
+    """What an enum or const leaves of integers; empty: the decoder does not restrict them."""
+    return [value for value in shape.allowed or () if type(value) is int and INT_MIN <= value <= INT_MAX]
+
+
 def _text(shape: Shape) -> Any:
-    if texts := [value for value in shape.allowed or () if isinstance(value, str)]:
+    if texts := allowed_texts(shape):
         return Literal[tuple(texts)]
     limits: Any = _limits(shape.schema, min_length="minLength", max_length="maxLength")
     return Annotated[str, msgspec.Meta(**limits)]
@@ -91,7 +101,7 @@ def integer_bounds(schema: Any) -> tuple[int, int]:
 
 
 def _integer(shape: Shape) -> Any:
-    if wholes := [value for value in shape.allowed or () if type(value) is int and INT_MIN <= value <= INT_MAX]:
+    if wholes := allowed_integers(shape):
         return Literal[tuple(wholes)]
     low, high = integer_bounds(shape.schema)
     if low > high:
@@ -102,18 +112,21 @@ def _integer(shape: Shape) -> Any:
 _BOUNDS = {"minimum": "ge", "exclusiveMinimum": "gt", "maximum": "le", "exclusiveMaximum": "lt"}
 
 
-def _number(shape: Shape) -> Any:
-    bounds: Any = {
-        ours: float(shape.schema[theirs]) for theirs, ours in _BOUNDS.items() if _is_held(shape.schema, theirs)
+def number_bounds(schema: Any) -> dict[str, float]:
+    """The bounds that a double holds exactly, by msgspec's name: ge, gt, le, lt."""
+    return {
+        ours: float(schema[theirs])
+        for theirs, ours in _BOUNDS.items()
+        if theirs in schema and is_double(schema[theirs])
     }
+
+
+def _number(shape: Shape) -> Any:
+    bounds: Any = number_bounds(shape.schema)
     for pair in (("ge", "gt"), ("le", "lt")):  # msgspec takes one of each; `checks` holds what is left out
         if set(pair) <= set(bounds):
             del bounds[pair[0]]
     return Annotated[float, msgspec.Meta(**bounds)]
-
-
-def _is_held(schema: Any, keyword: str) -> bool:
-    return keyword in schema and is_double(schema[keyword])
 
 
 def is_double(number: float) -> bool:

@@ -49,14 +49,14 @@ def _draw(data_dir: Path, file: Path) -> None:
     sync_directory(data_dir)
 
 
-def digests(texts: Sequence[str], seed: int) -> list[bytes]:
+def digests(texts: Sequence[bytes], seed: int) -> list[bytes]:
     """The 16-byte hash of each text."""
-    return list(map(xxh3_128_digest, map(str.encode, texts), repeat(seed)))
+    return list(map(xxh3_128_digest, texts, repeat(seed)))
 
 
-def hashes(texts: Sequence[str], seed: int) -> np.ndarray:
+def hashes(texts: Sequence[bytes], seed: int) -> np.ndarray:
     """The 64-bit hash of each text: (n,) uint64."""
-    joined = b"".join(map(xxh3_64_digest, map(str.encode, texts), repeat(seed)))
+    joined = b"".join(map(xxh3_64_digest, texts, repeat(seed)))
     return np.frombuffer(joined, ">u8").astype(np.uint64)
 
 

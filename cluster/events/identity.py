@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.columns import Pivot
 from cluster.events.hashing import DIGEST_BYTES, digests, hashes, of_digests
 from cluster.events.instants import INSTANT
 from cluster.events.paths import FieldPath
 from cluster.events.shape import Shape
 
-_ABSENT = "\0"  # stands for no key; no key of its own hashes alike by chance
+_ABSENT = b"\0"  # stands for no key; no key of its own hashes alike by chance
 
 
 class FieldReader:
@@ -31,8 +29,6 @@ class FieldReader:
         for name in path.names:
             self._at.append([member.name for member in shape.members].index(name))
             shape = shape.members[self._at[-1]].shape
-        self._is_text = shape.kind == "text"
-        self._below = attrgetter(".".join(f"f{at}" for at in self._at[1:])) if self._at[1:] else None
 
     def column(self, arrays: Sequence[pa.Array]) -> pa.Array:
         """The field's column."""
@@ -41,20 +37,14 @@ class FieldReader:
             found = found.field(at)
         return found
 
-    def texts(self, pivot: Pivot) -> Sequence[str | None]:
-        """The field of every event as text that is equal for equal values; None where absent."""
-        if self._is_text:
-            values = pivot.values[self._at[0]]
-            if self._below is None:
-                return values
-            try:
-                return list(map(self._below, values))
-            except AttributeError:  # an object on the way is absent
-                pass
-        found = self.column(pivot.arrays)
+    def texts(self, arrays: Sequence[pa.Array]) -> list[bytes | None]:
+        """The field of every event as UTF-8 that is equal for equal values; None where absent."""
+        found = self.column(arrays)
+        if pa.types.is_string(found.type):
+            return found.view(pa.binary()).to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
         if found.type == INSTANT:
             found = found.view(pa.int64())
-        return [None if value is None else str(value) for value in found.to_pylist()]
+        return [None if value is None else str(value).encode() for value in found.to_pylist()]
 
 
 class Identity:
@@ -65,19 +55,19 @@ class Identity:
         self._id, self._key, self._seed = id_, key, seed
         self._turn: Iterator[int] = count()
 
-    def ids(self, pivot: Pivot, tokens: Sequence[str | None] | None) -> list[bytes | None]:
+    def ids(self, arrays: Sequence[pa.Array], tokens: Sequence[bytes | None] | None) -> list[bytes | None]:
         """The digest of every event's id; None: it has none. `tokens` stand in where the stream has no id field."""
-        texts = tokens if self._id is None else self._id.texts(pivot)
+        texts = tokens if self._id is None else self._id.texts(arrays)
         if texts is None:
-            return [None] * len(pivot.arrays[0])
+            return [None] * len(arrays[0])
         if None not in texts:
             return list(digests(texts, self._seed))  # type: ignore[arg-type]
         return [None if text is None else digests([text], self._seed)[0] for text in texts]
 
-    def partition_hashes(self, pivot: Pivot, ids: Sequence[bytes | None]) -> np.ndarray:
+    def partition_hashes(self, arrays: Sequence[pa.Array], ids: Sequence[bytes | None]) -> np.ndarray:
         """(n,) uint64: by key; an event without one by its id; events without either share this batch's turn."""
         if self._key is not None:
-            texts = self._key.texts(pivot)
+            texts = self._key.texts(arrays)
             if None not in texts:
                 return hashes(texts, self._seed)  # type: ignore[arg-type]
             found = hashes([_ABSENT if text is None else text for text in texts], self._seed)

@@ -1,7 +1,8 @@
 """Judges requests of one stream: bodies in, one Arrow batch of the accepted events and one answer per request out.
 
-Called by the validate workers. Neighbours: `reading` (bodies to rows), `columns` (rows to Arrow), `arbiter` (the last
-word), `identity` (ids and partitions). The fast path accepts only what the arbiter accepts, with equal values.
+Called by the validate workers. Neighbours: `clean` (bodies to Arrow, where nothing is doubtful), else `reading` (bodies
+to rows) and `columns` (rows to Arrow), `arbiter` (the last word), `identity` (ids and partitions). Either fast path
+accepts only what the arbiter accepts, with equal values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from cluster.clock import iso
 from cluster.config import EdgeConfig
 from cluster.duration import format_duration
 from cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
-from cluster.events.columns import EventColumns, Pivot, Suspects
+from cluster.events.clean import CleanReader
+from cluster.events.columns import EventColumns, Suspects
 from cluster.events.event_time import EventTime
 from cluster.events.identity import FieldReader, Identity, id_column
 from cluster.events.instants import MAX_US
@@ -39,28 +41,30 @@ class Judged:
 
 @dataclass
 class _Rows:
-    """Rows of all submissions on their way into columns; all lists run parallel."""
+    """Rows of some submissions; all lists run parallel."""
 
-    readings: list[Reading]
-    structs: list[Any]
+    readings: list[Reading]  # one per submission
+    structs: list[Any]  # empty where the columns were there first
     extras: list[bytes | None] | None
     submission: np.ndarray  # (n,) the submission of each row
     position: np.ndarray  # (n,) its position among the rows of its reading
 
     @classmethod
     def of(cls, readings: list[Reading]) -> _Rows:
-        counts = [len(reading.rows) for reading in readings]
         structs = readings[0].rows if len(readings) == 1 else [row for reading in readings for row in reading.rows]
         extras = None
         if any(reading.extras for reading in readings):
-            extras = [e for r, n in zip(readings, counts, strict=True) for e in (r.extras or [None] * n)]
-        position = np.concatenate([np.arange(n) for n in counts]) if counts else np.empty(0, np.int64)
-        return cls(readings, structs, extras, np.repeat(np.arange(len(counts)), counts), position)
+            extras = [e for reading in readings for e in (reading.extras or [None] * len(reading.rows))]
+        return cls(readings, structs, extras, *_places([len(reading.rows) for reading in readings]))
+
+    def __len__(self) -> int:
+        return len(self.submission)
 
     def keep(self, mask: np.ndarray) -> _Rows:
         at = np.flatnonzero(mask)
+        structs = [self.structs[i] for i in at] if self.structs else []
         extras = [self.extras[i] for i in at] if self.extras is not None else None
-        return _Rows(self.readings, [self.structs[i] for i in at], extras, self.submission[at], self.position[at])
+        return _Rows(self.readings, structs, extras, self.submission[at], self.position[at])
 
     def reading(self, row: int) -> Reading:
         return self.readings[int(self.submission[row])]
@@ -74,6 +78,45 @@ class _Rows:
         reading.rejections.append(Rejection(index, reason, detail, self.original(row)))
 
 
+def _places(counts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The submission of each row, and its position within; submissions have `counts` rows."""
+    position = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.empty(0, np.int64)
+    return np.repeat(np.arange(len(counts)), counts), position
+
+
+@dataclass
+class _Built:
+    """Rows with their columns."""
+
+    rows: _Rows
+    arrays: list[pa.Array]  # in the order of the schema's properties
+    times: np.ndarray  # (n,) int64 microseconds: event times
+
+    def keep(self, mask: np.ndarray) -> _Built:
+        if mask.all():
+            return self
+        selected = pa.array(mask)
+        return _Built(self.rows.keep(mask), [array.filter(selected) for array in self.arrays], self.times[mask])
+
+
+def _joined(clean: _Built, others: _Built, taken: np.ndarray) -> _Built:
+    """The rows of all submissions, in their order; `taken` (submissions,) bool says which are clean."""
+    submission = np.concatenate([clean.rows.submission, others.rows.submission])
+    order = np.argsort(submission, kind="stable")
+    position = np.concatenate([clean.rows.position, others.rows.position])
+    extras = None
+    if others.rows.extras is not None:
+        both = [None] * len(clean.rows) + others.rows.extras
+        extras = [both[at] for at in order]
+    readings = [a if mine else b for mine, a, b in zip(taken, clean.rows.readings, others.rows.readings, strict=True)]
+    arrays = [pa.concat_arrays(pair).take(pa.array(order)) for pair in zip(clean.arrays, others.arrays, strict=True)]
+    rows = _Rows(readings, [], extras, submission[order], position[order])
+    return _Built(rows, arrays, np.concatenate([clean.times, others.times])[order])
+
+
+_NOTHING = _Built(_Rows.of([]), [], np.empty(0, np.int64))
+
+
 class Judge:
     """Judges submissions to one stream. Threads may share it."""
 
@@ -83,6 +126,7 @@ class Judge:
         self.stream = stream
         self._arbiter = Arbiter(stream, edge)
         self._reader = Reader(shape, self._arbiter, edge.event_bytes_max)
+        self._clean = CleanReader(shape, self._arbiter.depth_max, edge.event_bytes_max)
         self._columns = EventColumns(shape, validator(stream.events.document), self._arbiter.depth_max)
         self._time = EventTime(stream)
         self._time_field = FieldReader(shape, stream.time)
@@ -92,38 +136,72 @@ class Judge:
 
     def judge(self, submissions: Sequence[Submission], now_us: int) -> Judged:
         """Judge all events of all submissions; `now_us` is the wall clock, for what lies too far in the future."""
-        # 1. bodies to rows  2. rows to columns, the doubtful to the arbiter  3. the future  4. ids and partitions
-        rows = _Rows.of([self._reader.read(submission) for submission in submissions])
+        # 1. clean bodies straight into columns  2. the others to rows, rows to columns, the doubtful to the arbiter
+        # 3. of both: the future, ids and partitions
+        built, taken = self._build_clean(submissions)
+        if not taken.all():
+            others = self._build_any(submissions, ~taken)
+            built = _joined(built, others, taken) if taken.any() else others
+        return self._finish(built, submissions, now_us)
+
+    def _build_clean(self, submissions: Sequence[Submission]) -> tuple[_Built, np.ndarray]:
+        """The rows of clean submissions, and which these are, (submissions,) bool."""
+        taken = np.zeros(len(submissions), bool)
+        clean = self._clean.read(submissions) if self._arbiter.model is None else None
+        if clean is None:
+            return _NOTHING, taken
+        readings = [Reading(submission=submission) for submission in submissions]
+        rows = _Rows(readings, [], None, *_places(np.maximum(clean.counts, 0)))
+        suspects = Suspects()
         try:
-            rows, pivot, times = self._build(rows)
+            self._columns.verify(clean.arrays, suspects)
+            built = _Built(rows, clean.arrays, self._times(clean.arrays, suspects))
+        except Exception:  # an event that nobody foresaw: the general path finds it
+            return _NOTHING, taken
+        taken = clean.counts >= 0
+        taken[rows.submission[suspects.rows()]] = False
+        return built.keep(taken[rows.submission]), taken
+
+    def _build_any(self, submissions: Sequence[Submission], chosen: np.ndarray) -> _Built:
+        """The rows of the chosen submissions, (submissions,) bool."""
+        read = self._reader.read
+        rows = _Rows.of([read(s) if mine else Reading() for s, mine in zip(submissions, chosen, strict=True)])
+        try:
+            return self._build(rows)
         except Exception:  # an event that nobody foresaw: find it, and judge the others
-            rows, pivot, times = self._build(rows.keep(self._sound(rows)))
-        limit = now_us + self.stream.config.max_future
-        if len(times) and times.max() > limit:
-            rows, pivot, times = self._refuse_future(rows, pivot, times, limit)
-        ids = self._identity.ids(pivot, self._tokens(rows, submissions))
-        hashes = self._identity.partition_hashes(pivot, ids)
-        sources = self._sources(rows, submissions)
+            return self._build(rows.keep(self._sound(rows)))
+
+    def _finish(self, built: _Built, submissions: Sequence[Submission], now_us: int) -> Judged:
+        built = self._refuse_future(built, now_us + self.stream.config.max_future)
+        rows, arrays = built.rows, built.arrays
+        ids = self._identity.ids(arrays, self._tokens(rows, submissions))
+        hashes = self._identity.partition_hashes(arrays, ids)
         extras = pa.nulls(len(ids), pa.string()) if rows.extras is None else pa.array(rows.extras, pa.string())
-        columns = [*pivot.arrays, pa.array(times), id_column(ids), sources, extras]
+        columns = [*arrays, pa.array(built.times), id_column(ids), self._sources(rows, submissions), extras]
         batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         return Judged(batch, hashes, self._answers(rows, ids), _rejects(rows.readings, submissions))
 
-    def _build(self, rows: _Rows) -> tuple[_Rows, Pivot, np.ndarray]:
+    def _build(self, rows: _Rows) -> _Built:
         suspects = Suspects()
-        pivot = self._columns.pivot(rows.structs, suspects)
-        times, bad = self._time.column(self._time_field.column(pivot.arrays))
-        suspects.add(None, bad)
-        if self._id_field is not None and (found := self._id_field.column(pivot.arrays)).null_count:
-            suspects.add(None, ~np.asarray(found.is_valid()))
+        arrays = self._columns.pivot(rows.structs, suspects)
+        times = self._times(arrays, suspects)
         doubtful = suspects.rows()
         if self._arbiter.model is not None:
             doubtful = sorted({*doubtful, *self._objected(rows)})
         if not doubtful:
-            return rows, pivot, times
+            return _Built(rows, arrays, times)
         rows = self._arbitrated(rows, doubtful)
-        pivot = self._columns.pivot(rows.structs, None)
-        return rows, pivot, self._time.column(self._time_field.column(pivot.arrays))[0]
+        arrays = self._columns.pivot(rows.structs, None)
+        return _Built(rows, arrays, self._times(arrays, None))
+
+    def _times(self, arrays: list[pa.Array], suspects: Suspects | None) -> np.ndarray:
+        """Event times; rows that have none, or no id, are marked."""
+        times, bad = self._time.column(self._time_field.column(arrays))
+        if suspects is not None:
+            suspects.add(None, bad)
+            if self._id_field is not None and (found := self._id_field.column(arrays)).null_count:
+                suspects.add(None, ~np.asarray(found.is_valid()))
+        return times
 
     def _sound(self, rows: _Rows) -> np.ndarray:
         """Which rows can be built, (n,) bool; the others are rejected. Bisects, so that one odd row costs little."""
@@ -162,32 +240,32 @@ class Judge:
                 rows.reject(row, verdict.reason, verdict.detail)
         return rows.keep(kept)
 
-    def _refuse_future(
-        self, rows: _Rows, pivot: Pivot, times: np.ndarray, limit: int
-    ) -> tuple[_Rows, Pivot, np.ndarray]:
-        kept = times <= limit
+    def _refuse_future(self, built: _Built, limit_us: int) -> _Built:
+        kept = built.times <= limit_us
+        if kept.all():
+            return built
         ahead = f"more than {format_duration(self.stream.config.max_future)} ahead of the clock (max_future)"
         for row in np.flatnonzero(~kept).tolist():
-            time_us = min(int(times[row]), MAX_US)
-            rows.reject(row, "future", f"{self.stream.time.column}: {iso(time_us)} is {ahead}")
-        return rows.keep(kept), pivot.keep(kept), times[kept]
+            time_us = min(int(built.times[row]), MAX_US)
+            built.rows.reject(row, "future", f"{self.stream.time.column}: {iso(time_us)} is {ahead}")
+        return built.keep(kept)
 
-    def _tokens(self, rows: _Rows, submissions: Sequence[Submission]) -> list[str | None] | None:
+    def _tokens(self, rows: _Rows, submissions: Sequence[Submission]) -> list[bytes | None] | None:
         """What identifies events that have no id of their own: source, Idempotency-Key and index."""
         if self._id_field is not None or not any(submission.idempotency_key for submission in submissions):
             return None
-        tokens: list[str | None] = []
+        tokens: list[bytes | None] = []
         for at, position in zip(rows.submission.tolist(), rows.position.tolist(), strict=True):
             submission = submissions[at]
             index = rows.readings[at].index(position)
             key = submission.idempotency_key
-            tokens.append(f"{submission.source}\0{key}\0{index}" if key else None)
+            tokens.append(f"{submission.source}\0{key}\0{index}".encode() if key else None)
         return tokens
 
     @staticmethod
     def _sources(rows: _Rows, submissions: Sequence[Submission]) -> pa.Array:
         if len({submission.source for submission in submissions}) == 1:
-            return pa.repeat(pa.scalar(submissions[0].source, pa.string()), len(rows.structs))
+            return pa.repeat(pa.scalar(submissions[0].source, pa.string()), len(rows))
         return pa.array([submission.source for submission in submissions], pa.string()).take(pa.array(rows.submission))
 
     @staticmethod

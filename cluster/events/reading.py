@@ -15,7 +15,7 @@ import msgspec
 from cluster.events.arbiter import Acceptance, Arbiter
 from cluster.events.decode import Decoders
 from cluster.events.shape import Shape
-from cluster.events.text import BLANK, BOM, Malformed, check, elements, is_grammatical
+from cluster.events.text import BLANK, BOM, Malformed, check, elements, is_grammatical, is_utf8
 from cluster.events.unknown import Unknown
 from cluster.events.verdict import Rejection, Submission
 
@@ -41,12 +41,13 @@ class Reading:
     rejections: list[Rejection] = field(default_factory=list)
     malformed: str | None = None
     events: list[bytes] | None = None  # every event as sent, by index; None: not cut yet
-    body: bytes = b""
+    submission: Submission | None = None  # where they are not cut yet: what to cut
 
     def original(self, at: int) -> bytes:
         """The bytes of the row at position `at`, as sent."""
         if self.events is None:
-            self.events = elements(self.body)
+            assert self.submission is not None
+            self.events = cut(self.submission)
         return self.events[self.index(at)].strip(BLANK)
 
     def index(self, at: int) -> int:
@@ -84,7 +85,7 @@ class Reader:
         if submission.form == "ndjson":
             return self._lines(body)
         body = body.strip(BLANK)
-        return self._array(body) if body.startswith(b"[") else self._single(body)
+        return self._array(submission, body) if body.startswith(b"[") else self._single(body)
 
     def _spared(self, submission: Submission) -> Reading:
         """Event by event, without looking at those that are condemned."""
@@ -111,10 +112,10 @@ class Reader:
             reading = self._whole(lines, ascii_) or self._each(lines)
         return reading
 
-    def _array(self, body: bytes) -> Reading:
-        if self._fast and not self._open and len(body) <= self._bytes_max and _is_utf8(body):
+    def _array(self, submission: Submission, body: bytes) -> Reading:
+        if self._fast and not self._open and len(body) <= self._bytes_max and is_utf8(body):
             try:
-                return Reading(self._decoders.closed_list(body), body=body)
+                return Reading(self._decoders.closed_list(body), submission=submission)
             except _NOT_TAKEN:
                 pass
         try:
@@ -195,10 +196,3 @@ class Reader:
         reading.rows.append(row)
         reading.extras.append(extra)
         reading.indices.append(index)
-
-
-def _is_utf8(body: bytes) -> bool:
-    try:
-        return body.isascii() or bool(body.decode())
-    except UnicodeDecodeError:
-        return False

@@ -79,6 +79,14 @@ def parse(raw: bytes) -> Any:
     return _DECODER.decode(raw.decode())
 
 
+def is_utf8(raw: bytes) -> bool:
+    """Whether `raw` is UTF-8, surrogates excluded."""
+    try:
+        return raw.isascii() or bool(raw.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def is_grammatical(raw: bytes) -> bool:
     """Whether `raw` follows the grammar, so that what `check` objects to is a lone surrogate within one event."""
     try:

@@ -125,6 +125,7 @@ values = st.recursive(
     ),
     max_leaves=5,
 )
+literals = st.from_regex(rb"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 HOSTILE = [
     b"NaN",
     b"-Infinity",
@@ -140,6 +141,16 @@ HOSTILE = [
     b'"\\ud800"',
     b'"\\udc00x"',
     b'"\\ud83d\\ude00"',
+    b'"\\ud83d\\u0041"',
+    b'"\\u00e9\\n\\/\\x"',
+    b'"\\u00e9\\n\\/\\t\\"\\\\"',
+    b'"\\u00g0"',
+    b'"a\tb"',
+    b"-0",
+    b"-0.0",
+    b"0e-400",
+    b"4.9e-324",
+    b"1.7976931348623157e308",
     b'"\xff"',
     b'"\xed\xa0\x80"',
     b'"\x00"',
@@ -159,14 +170,15 @@ HOSTILE = [
 ]
 
 
-def dumped(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+@st.composite
+def dumped(draw: st.DrawFn, value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
 @st.composite
 def events(draw: st.DrawFn) -> bytes:
-    kind = st.integers(0, 9)
-    value = kind.flatmap(lambda at: st.sampled_from(HOSTILE) if at == 0 else values.map(dumped))
+    plain = values.flatmap(dumped)
+    value = st.integers(0, 9).flatmap(lambda at: [st.sampled_from(HOSTILE), literals, *[plain] * 8][at])
     names = draw(st.lists(st.sampled_from(["a", "b", "x", "z", "a"]), max_size=4))
     fields = [(name, draw(value)) for name in names]
     fields.insert(
@@ -203,8 +215,15 @@ class ArbiterOnly(Reader):
         raise NotImplementedError
 
 
-def by_arbiter(stream: Stream, lines: list[bytes]) -> Any:
+def general(stream: Stream) -> Judge:
+    """A judge that knows of no clean bodies."""
     judge = Judge(stream, EDGE, 1)
+    judge._clean._read = None
+    return judge
+
+
+def by_arbiter(stream: Stream, lines: list[bytes]) -> Any:
+    judge = general(stream)
     judge._reader = ArbiterOnly(stream.events.shape(), judge._arbiter, EDGE.event_bytes_max)
     return judge.judge([Submission("s", "ndjson", b"\n".join(lines))], NOW_US)
 
@@ -229,12 +248,17 @@ def test_fast_path_and_arbiter_give_one_verdict_and_one_value(
     stream = stream_of(document, tmp_path_factory.mktemp("schema"))
     lines = [line.replace(b"\n", b" ") for line in sent]
     slow = by_arbiter(stream, lines)
-    fast = Judge(stream, EDGE, 1)
-    assert_same(fast.judge([Submission("s", "ndjson", b"\n".join(lines))], NOW_US), slow)
-    assert_same(fast.judge([Submission("s", "ndjson", b"\r\n\n".join(lines) + b"\n")], NOW_US), slow)
-    one_by_one = [fast.judge([Submission("s", "ndjson", line)], NOW_US) for line in lines]
-    rows = pa.concat_tables([pa.table(one.batch) for one in one_by_one])
-    assert rows.to_pylist() == pa.table(slow.batch).to_pylist()
+    for fast in (Judge(stream, EDGE, 1), general(stream)):
+        assert_same(fast.judge([Submission("s", "ndjson", b"\n".join(lines))], NOW_US), slow)
+        assert_same(fast.judge([Submission("s", "ndjson", b"\r\n\n".join(lines) + b"\n")], NOW_US), slow)
+        each = [Submission("s", "ndjson", line) for line in lines]
+        rows = pa.concat_tables([pa.table(fast.judge([one], NOW_US).batch) for one in each])
+        assert rows.to_pylist() == pa.table(slow.batch).to_pylist()
+        together = fast.judge(each, NOW_US)
+        assert together.batch.to_pylist() == rows.to_pylist()
+        assert [answer.accepted for answer in together.answers] == [
+            at not in {index for index, _, _ in slow.answers[0].rejected} for at in range(len(lines))
+        ]
 
 
 @settings(profile, max_examples=100)
@@ -244,13 +268,14 @@ def test_an_array_is_judged_as_its_elements_are_as_lines(
 ) -> None:
     stream = stream_of(document, tmp_path_factory.mktemp("schema"))
     slow = by_arbiter(stream, sent)
-    fast = Judge(stream, EDGE, 1).judge([Submission("s", "json", b"[" + b",".join(sent) + b"]")], NOW_US)
     refused_as_json = {"json", "too_deep"} & {reason for _, reason, _ in slow.answers[0].rejected}
-    if fast.answers[0].malformed is None:
-        assert_same(fast, slow)
-    else:
-        assert refused_as_json
-        assert fast.batch.num_rows == 0
+    for judge in (Judge(stream, EDGE, 1), general(stream)):
+        fast = judge.judge([Submission("s", "json", b"[" + b",".join(sent) + b"]")], NOW_US)
+        if fast.answers[0].malformed is None:
+            assert_same(fast, slow)
+        else:
+            assert refused_as_json
+            assert fast.batch.num_rows == 0
 
 
 def test_the_arbiter_alone_accepts_what_these_tests_feed_it(tmp_path: Path) -> None:
@@ -286,5 +311,7 @@ def test_every_hostile_value_in_every_kind_of_field(tmp_path: Path) -> None:
     slow = by_arbiter(stream, lines)
     assert 100 < slow.answers[0].accepted < len(lines)
     assert_same(fast.judge([Submission("s", "ndjson", b"\n".join(lines))], NOW_US), slow)
+    each = fast.judge([Submission("s", "ndjson", line) for line in lines], NOW_US)
+    assert each.batch.to_pylist() == slow.batch.to_pylist()
     good = [line for at, line in enumerate(lines) if at not in {index for index, _, _ in slow.answers[0].rejected}]
     assert_same(fast.judge([Submission("s", "ndjson", b"\n".join(good))], NOW_US), by_arbiter(stream, good))
