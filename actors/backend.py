@@ -13,7 +13,7 @@ from typing import Any
 from actors.edge.backend import Unavailable, WorkerLost
 from actors.peer import Peer, PeerLost
 from cluster.config import Config
-from cluster.events.verdict import Answer, Submission
+from cluster.events.verdict import Answer, Submission, pack, unpack_answers
 
 STATUS_FRESH_S = 1.0
 WARM_TIMEOUT_S = 5.0
@@ -44,7 +44,7 @@ class RayBackend:
         """Make the first call to each worker that is new, so that no request waits for what that takes."""
         new = {peer: pid for peer, pid in self.validators.items() if self._called.get(peer) != pid}
         self._called |= new
-        calls = (peer.call("submit", [], timeout_s=WARM_TIMEOUT_S) for peer in new)
+        calls = (peer.call("serve", pack([]), timeout_s=WARM_TIMEOUT_S) for peer in new)
         await asyncio.gather(*calls, return_exceptions=True)  # the controller hears of the lost by itself
 
     async def submit(self, submissions: list[Submission], timeout_s: float) -> list[Answer]:
@@ -56,8 +56,7 @@ class RayBackend:
         size = sum(len(submission.body) for submission in submissions)
         self.in_flight[peer] = self.in_flight.get(peer, 0) + size
         try:
-            answers: list[Answer] = await peer.call("submit", submissions, timeout_s=timeout_s)
-            return answers
+            return unpack_answers(await peer.call("serve", pack(submissions), timeout_s=timeout_s))
         except PeerLost as error:
             self._lost.add((peer, pid))
             if self.validators.get(peer) == pid:

@@ -99,8 +99,8 @@ def form_of(request: web.BaseRequest) -> Form:
 
 def _idempotency_key(request: web.BaseRequest) -> str | None:
     value = request.headers.get("Idempotency-Key")
-    if value is not None and not 0 < len(value) <= IDEMPOTENCY_KEY_CHARS_MAX:
-        expected = f"expected 1 to {IDEMPOTENCY_KEY_CHARS_MAX}"
+    if value is not None and not (0 < len(value) <= IDEMPOTENCY_KEY_CHARS_MAX and value.isprintable()):
+        expected = f"expected 1 to {IDEMPOTENCY_KEY_CHARS_MAX}, printable and UTF-8"
         raise Refusal(400, "bad_idempotency_key", f"an Idempotency-Key of {len(value)} characters; {expected}")
     return value
 

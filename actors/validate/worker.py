@@ -18,7 +18,7 @@ from cluster.config import Config
 from cluster.events.hashing import hash_seed
 from cluster.events.judge import Judge, Judged
 from cluster.events.stream import load_streams
-from cluster.events.verdict import Answer, Submission
+from cluster.events.verdict import Answer, Submission, pack, unpack_submissions
 from cluster.log.open import open_log
 from cluster.telemetry.metrics import sample
 
@@ -39,6 +39,10 @@ class ValidateWorker:
         self._mutex = threading.Lock()
         for name, judge in self._judges.items():  # what the first request would wait for, some 100 ms
             self._records.entries(judge.judge([Submission(name, "ndjson", b"{}\n[]")], self._clock.now_us()))
+
+    def serve(self, packed: bytes) -> bytes:
+        """`submit` between processes: packed submissions in, packed answers out."""
+        return pack(self.submit(unpack_submissions(packed)))
 
     def submit(self, submissions: Sequence[Submission]) -> list[Answer]:
         """Judge and store; one answer per submission, in order, when everything of it is durable.

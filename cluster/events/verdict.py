@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import msgspec
+
 Reason = Literal["json", "schema", "time", "future", "too_large", "too_deep", "id", "crash"]
 """Why an event was rejected; a closed set, also the label of the metric.
 
@@ -61,3 +63,10 @@ class Answer:
     rejected: list[tuple[int, Reason, str]] = field(default_factory=list)
     malformed: str | None = None
     duplicates: int = 0  # repeated ids within the same micro-batch; later ones are found downstream
+
+
+# Between processes they travel as MessagePack: a tenth of what pickling dataclasses costs.
+pack = msgspec.msgpack.Encoder().encode
+"""Submissions or answers as bytes."""
+unpack_submissions = msgspec.msgpack.Decoder(list[Submission]).decode
+unpack_answers = msgspec.msgpack.Decoder(list[Answer]).decode

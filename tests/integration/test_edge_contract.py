@@ -107,7 +107,10 @@ def test_verdicts_name_index_reason_and_detail(edge: ServedEdge) -> None:
 def test_idempotency_key_reaches_validation(edge: ServedEdge) -> None:
     edge.post(b"{}", Idempotency_Key="order-7")
     assert edge.platform.submissions[0].idempotency_key == "order-7"
-    assert_error(edge.post(b"{}", Idempotency_Key="x" * 256), 400, "bad_idempotency_key")
+    edge.post(b"{}", Idempotency_Key="bestellung-ü".encode().decode("latin-1"))
+    assert edge.platform.submissions[1].idempotency_key == "bestellung-ü"
+    for bad in ("x" * 256, "\xff", "a\tb"):  # \xff is sent as it is: no UTF-8
+        assert_error(edge.post(b"{}", Idempotency_Key=bad), 400, "bad_idempotency_key")
 
 
 @pytest.mark.parametrize(

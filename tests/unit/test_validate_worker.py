@@ -14,7 +14,7 @@ from cluster.clock import ManualClock
 from cluster.config import Config, LogConfig, StreamConfig
 from cluster.errors import ConfigError, LogUnavailable
 from cluster.events.hashing import SEED_FILE, hash_seed
-from cluster.events.verdict import Submission
+from cluster.events.verdict import Answer, Submission, pack, unpack_answers, unpack_submissions
 from cluster.log.protocol import Kind
 from cluster.log.record import decode_batch
 
@@ -73,6 +73,14 @@ def test_each_key_has_one_partition_and_keeps_its_order(worker: ValidateWorker) 
         assert mine == [event["seq"] for event in sent if event["user"] == user]
         assert {row["user"] for row in stored[partition]} >= {user}
     assert sum(map(len, stored.values())) == 1000
+
+
+def test_submissions_and_answers_cross_processes_as_bytes(worker: ValidateWorker) -> None:
+    condemned = Submission("free", "ndjson", body({"seq": 1}, {"seq": 2}), "ü", "k", 2, {1: "ended its process"})
+    answers = unpack_answers(worker.serve(pack([condemned, Submission("free", "json", b"[")])))
+    assert answers[0] == Answer(1, [(1, "crash", "ended its process")])
+    assert answers[1].malformed
+    assert unpack_submissions(pack([condemned])) == [condemned]
 
 
 def test_streams_share_a_call_and_answers_keep_its_order(worker: ValidateWorker) -> None:
