@@ -38,6 +38,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiting] = deque()
         self._bytes = 0  # of what waits
+        self._since = 0.0  # when the first of it came, in the loop's time
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
 
@@ -47,6 +48,8 @@ class Batcher:
         if self._waiting and self._bytes + size > self._bytes_max:
             self._send_full()
         future: asyncio.Future[Answer] = self._loop.create_future()
+        if not self._waiting:
+            self._since = self._loop.time()
         self._waiting.append((submission, future))
         self._bytes += size
         if self._bytes >= self._bytes_max:
@@ -60,7 +63,7 @@ class Batcher:
         if not self._under_way:  # wait only for requests that this turn of the loop still reads
             return self._loop.call_soon(self._send)
         free = len(self._under_way) < self._workers()
-        return self._loop.call_later(self._delay_s if free else max(self._delay_s, STUCK_S), self._send)
+        return self._loop.call_at(self._since + (self._delay_s if free else max(self._delay_s, STUCK_S)), self._send)
 
     def _send_full(self) -> None:
         if len(self._under_way) < 2 * self._workers():  # each worker finds its next batch there when it is done

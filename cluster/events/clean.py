@@ -25,8 +25,20 @@ from cluster.events.shape import Member, Shape
 from cluster.events.text import is_utf8
 from cluster.events.verdict import Submission
 
-_KINDS = ("text", "instant", "day", "integer", "number", "boolean", "json", "list", "struct")  # columnar.c: enum kind
-_VERSION = 1
+_KINDS = (
+    "text",
+    "instant",
+    "day",
+    "integer",
+    "number",
+    "boolean",
+    "json",
+    "list",
+    "struct",
+    "extras",
+)  # columnar.c: enum kind
+_VERSION = 2
+_LEAF = Shape("text", True)  # stands for what has no members
 _BOUNDS = {"ge": "at_least", "gt": "above", "le": "at_most", "lt": "below"}
 _BYTES_MAX = 2**31 - 1  # of all bodies of a call: the columns' offsets are 32 bits
 
@@ -99,6 +111,7 @@ class Clean:
     """What was taken: a row for each event of the bodies taken, in order."""
 
     arrays: list[pa.Array]  # in the order of the schema's properties
+    extras: pa.Array  # JSON text of unknown fields
     counts: np.ndarray  # (submissions,) int64: rows of each; -1: its body was not taken
 
 
@@ -108,7 +121,7 @@ class CleanReader:
     def __init__(self, shape: Shape, depth_max: int, event_bytes_max: int) -> None:
         """`depth_max` is the nesting allowed of one event, `event_bytes_max` its size."""
         self._read = library() if shape.depth <= depth_max and _is_known(shape) else None
-        self._schema = arrow_schema(shape)
+        self._schema = arrow_schema(shape).append(pa.field("_extra", pa.string()))
         self._bytes_max = event_bytes_max
         self._nodes = _plan(shape, depth_max)
 
@@ -133,7 +146,8 @@ class CleanReader:
         ):
             raise MemoryError("no memory for the columns of a micro-batch")
         batch = pa.RecordBatch._import_from_c(ctypes.addressof(out), self._schema)
-        return Clean(batch.columns, counts)
+        *arrays, extras = batch.columns
+        return Clean(arrays, extras, counts)
 
 
 def _is_known(shape: Shape) -> bool:
@@ -150,9 +164,13 @@ def _plan(shape: Shape, depth_max: int) -> Any:
     nodes, waiting = [_node("", shape, True, depth_max)], [(shape, depth_max)]
     for at, (above, levels) in enumerate(waiting):  # grows as it goes
         members = above.members or ((Member("", above.item, True),) if above.item else ())
-        nodes[at].first_child, nodes[at].children = len(nodes), len(members)
+        nodes[at].first_child = len(nodes)
         nodes += [_node(member.name, member.shape, member.required, levels - 1) for member in members]
         waiting += [(member.shape, levels - 1) for member in members]
+        if at == 0:  # always there, so that the columns are the same; what may not be there is refused
+            nodes.append(_Node(kind=_KINDS.index("extras"), most=levels - 1 if shape.extras == "keep" else -1))
+            waiting.append((_LEAF, 0))
+        nodes[at].children = len(nodes) - nodes[at].first_child
     return (_Node * len(nodes))(*nodes)
 
 

@@ -1,8 +1,8 @@
 /* Clean events become Arrow columns without a Python object between: the hot path of validation.
  *
  * Called by clean.py through ctypes, which also says what a shape looks like (struct node). A body is taken only if
- * every event of it certainly passes the shape: one doubt (a type, a bound, an unknown or repeated field, a number
- * whose value needs thought) refuses the body as a whole and leaves no trace of it; the general path judges it then.
+ * every event of it certainly passes the shape: one doubt (a type, a bound, a repeated field, an unknown one below the
+ * top, a number whose value needs thought) refuses the body as a whole and leaves no trace of it; the general path judges it then.
  * So there are no errors to tell here, and no rule that is not stricter than the arbiter's.
  *
  * The caller vouches that bodies are UTF-8, that a NUL follows the last byte, and that all of them together are
@@ -17,9 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { TEXT, INSTANT, DAY, INTEGER, NUMBER, BOOLEAN, JSON, LIST, STRUCT };
+enum kind { TEXT, INSTANT, DAY, INTEGER, NUMBER, BOOLEAN, JSON, LIST, STRUCT, EXTRAS };
 
-/* A value of the shape; the root comes first, the members of a struct follow one another. Mirrored by clean._Node. */
+/* A value of the shape; the root comes first, the members of a struct follow one another. If the last of them is EXTRAS,
+ * members of other names become its value: JSON text of an object. Mirrored by clean._Node. */
 struct node {
     const char *key; /* as a member: its name in UTF-8 */
     int64_t key_length;
@@ -27,7 +28,7 @@ struct node {
     const int64_t *text_lengths;
     const int64_t *wholes;                    /* INTEGER: the same */
     int64_t allowed;                          /* how many of them; negative: anything within the bounds */
-    int64_t least, most;                      /* INTEGER: bounds; TEXT: characters; LIST: items; JSON: `most` brackets */
+    int64_t least, most;                      /* INTEGER: bounds; TEXT: characters; LIST: items; JSON, EXTRAS: `most` brackets (EXTRAS: none at all if negative) */
     double at_least, above, at_most, below;   /* NUMBER */
     int64_t first_child, children;            /* LIST has one */
     uint8_t kind, nullable, required, spare[5];
@@ -54,7 +55,7 @@ struct column {
     struct column *children;
     int64_t length, nulls;
     struct buffer valid; /* a byte a value, from the first null on */
-    struct buffer offsets; /* TEXT, JSON, LIST: int32, one more than values */
+    struct buffer offsets; /* TEXT, JSON, EXTRAS, LIST: int32, one more than values */
     struct buffer data;
 };
 
@@ -96,9 +97,14 @@ static inline size_t width(const struct column *column)
     }
 }
 
+static inline bool is_text(const struct column *column)
+{
+    return column->node->kind == TEXT || column->node->kind == JSON || column->node->kind == EXTRAS;
+}
+
 static inline bool has_offsets(const struct column *column)
 {
-    return column->node->kind == TEXT || column->node->kind == JSON || column->node->kind == LIST;
+    return is_text(column) || column->node->kind == LIST;
 }
 
 static inline int32_t offset(const struct column *column, int64_t at)
@@ -153,7 +159,7 @@ static void cut(struct column *column, int64_t length)
     if (has_offsets(column))
         column->offsets.size = 4 * (size_t)(length + 1);
     column->data.size = width(column) * (size_t)length;
-    if (column->node->kind == TEXT || column->node->kind == JSON)
+    if (is_text(column))
         column->data.size = (size_t)offset(column, length);
     if (column->node->kind == LIST)
         cut(column->children, offset(column, length));
@@ -601,7 +607,7 @@ static bool take_list(struct cursor *in, struct column *column)
 static inline bool take_key(struct cursor *in, const struct node *member)
 {
     size_t length = (size_t)member->key_length;
-    if ((size_t)(in->end - in->at) < length + 2 || in->at[length + 1] != '"' || memcmp(in->at + 1, member->key, length) != 0)
+    if (member->kind == EXTRAS || (size_t)(in->end - in->at) < length + 2 || in->at[length + 1] != '"' || memcmp(in->at + 1, member->key, length) != 0)
         return false;
     in->at += length + 2;
     return true;
@@ -622,9 +628,47 @@ static struct column *take_member(struct cursor *in, struct column *object, int6
     return NULL;
 }
 
+#define UNKNOWN_MAX 32
+
+/* The unknown members of one event, as sent: where their names are. */
+struct unknown {
+    const char *name[UNKNOWN_MAX];
+    size_t length[UNKNOWN_MAX];
+    int count;
+};
+
+/* A member that the shape does not name, with a name that needs no escapes and came once. */
+static bool take_unknown(struct cursor *in, struct column *extras, struct unknown *seen)
+{
+    const char *name = in->at;
+    if (extras->node->most < 0 || seen->count == UNKNOWN_MAX || !take_string(in, NULL))
+        return false;
+    size_t length = (size_t)(in->at - name);
+    for (int at = 0; at < seen->count; at++)
+        if (seen->length[at] == length && memcmp(seen->name[at], name, length) == 0)
+            return false;
+    if (memchr(name, '\\', length) != NULL || !append(&extras->data, seen->count ? "," : "{", 1))
+        return false;
+    seen->name[seen->count] = name;
+    seen->length[seen->count++] = length;
+    skip_blanks(in);
+    if (!append(&extras->data, name, length) || !append(&extras->data, ":", 1) || !take(in, ':'))
+        return false;
+    skip_blanks(in);
+    const char *value = in->at;
+    return take_any(in, extras->node->most) && append(&extras->data, value, (size_t)(in->at - value));
+}
+
+static bool finish_unknown(struct column *extras, const struct unknown *seen)
+{
+    return seen->count == 0 ? finish_null(extras) : append(&extras->data, "}", 1) && finish(extras, true);
+}
+
 static bool take_object(struct cursor *in, struct column *column)
 {
-    int64_t row = column->length, expected = 0;
+    int64_t row = column->length, count = column->node->children, expected = 0;
+    struct column *extras = count && column->children[count - 1].node->kind == EXTRAS ? &column->children[count - 1] : NULL;
+    struct unknown unknown = {.count = 0};
     if (!take(in, '{'))
         return false;
     skip_blanks(in);
@@ -632,20 +676,25 @@ static bool take_object(struct cursor *in, struct column *column)
         do {
             skip_blanks(in);
             struct column *member = take_member(in, column, &expected);
-            if (member == NULL || member->length != row)
-                return false; /* unknown or repeated */
-            skip_blanks(in);
-            if (!take(in, ':'))
-                return false;
-            skip_blanks(in);
-            if (!take_value(in, member))
-                return false;
+            if (member == NULL) {
+                if (extras == NULL || !take_unknown(in, extras, &unknown))
+                    return false;
+            } else {
+                skip_blanks(in);
+                if (member->length != row || !take(in, ':'))
+                    return false; /* repeated, or no member at all */
+                skip_blanks(in);
+                if (!take_value(in, member))
+                    return false;
+            }
             skip_blanks(in);
         } while (take(in, ','));
         if (!take(in, '}'))
             return false;
     }
-    for (int64_t at = 0; at < column->node->children; at++) {
+    if (extras != NULL && !finish_unknown(extras, &unknown))
+        return false;
+    for (int64_t at = 0; at < count; at++) {
         struct column *member = &column->children[at];
         if (member->length == row && (member->node->required || !finish_null(member)))
             return false;
@@ -790,7 +839,7 @@ static bool export_column(struct column *column, struct ArrowArray *array)
 /* Changes with the meaning of what follows, so that a library of another source is not used. */
 int64_t eagleray_columnar_version(void)
 {
-    return 1;
+    return 2;
 }
 
 /* Reads `count` bodies; `lines` says which are NDJSON, the others are an event or an array of them. `rows` becomes the

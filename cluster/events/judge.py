@@ -44,7 +44,7 @@ class _Rows:
     """Rows of some submissions; all lists run parallel."""
 
     readings: list[Reading]  # one per submission
-    structs: list[Any]  # empty where the columns were there first
+    structs: list[Any]  # empty where the columns were there first, as are extras then
     extras: list[bytes | None] | None
     submission: np.ndarray  # (n,) the submission of each row
     position: np.ndarray  # (n,) its position among the rows of its reading
@@ -90,13 +90,15 @@ class _Built:
 
     rows: _Rows
     arrays: list[pa.Array]  # in the order of the schema's properties
+    extras: pa.Array  # (n,) JSON text of unknown fields
     times: np.ndarray  # (n,) int64 microseconds: event times
 
     def keep(self, mask: np.ndarray) -> _Built:
         if mask.all():
             return self
         selected = pa.array(mask)
-        return _Built(self.rows.keep(mask), [array.filter(selected) for array in self.arrays], self.times[mask])
+        arrays = [array.filter(selected) for array in self.arrays]
+        return _Built(self.rows.keep(mask), arrays, self.extras.filter(selected), self.times[mask])
 
 
 def _joined(clean: _Built, others: _Built, taken: np.ndarray) -> _Built:
@@ -104,17 +106,18 @@ def _joined(clean: _Built, others: _Built, taken: np.ndarray) -> _Built:
     submission = np.concatenate([clean.rows.submission, others.rows.submission])
     order = np.argsort(submission, kind="stable")
     position = np.concatenate([clean.rows.position, others.rows.position])
-    extras = None
-    if others.rows.extras is not None:
-        both = [None] * len(clean.rows) + others.rows.extras
-        extras = [both[at] for at in order]
     readings = [a if mine else b for mine, a, b in zip(taken, clean.rows.readings, others.rows.readings, strict=True)]
-    arrays = [pa.concat_arrays(pair).take(pa.array(order)) for pair in zip(clean.arrays, others.arrays, strict=True)]
-    rows = _Rows(readings, [], extras, submission[order], position[order])
-    return _Built(rows, arrays, np.concatenate([clean.times, others.times])[order])
+    pairs = zip([*clean.arrays, clean.extras], [*others.arrays, others.extras], strict=True)
+    *arrays, extras = (pa.concat_arrays(pair).take(pa.array(order)) for pair in pairs)
+    rows = _Rows(readings, [], None, submission[order], position[order])
+    return _Built(rows, arrays, extras, np.concatenate([clean.times, others.times])[order])
 
 
-_NOTHING = _Built(_Rows.of([]), [], np.empty(0, np.int64))
+def _extras(rows: _Rows) -> pa.Array:
+    return pa.nulls(len(rows), pa.string()) if rows.extras is None else pa.array(rows.extras, pa.string())
+
+
+_NOTHING = _Built(_Rows.of([]), [], pa.nulls(0, pa.string()), np.empty(0, np.int64))
 
 
 class Judge:
@@ -155,7 +158,7 @@ class Judge:
         suspects = Suspects()
         try:
             self._columns.verify(clean.arrays, suspects)
-            built = _Built(rows, clean.arrays, self._times(clean.arrays, suspects))
+            built = _Built(rows, clean.arrays, clean.extras, self._times(clean.arrays, suspects))
         except Exception:  # an event that nobody foresaw: the general path finds it
             return _NOTHING, taken
         taken = clean.counts >= 0
@@ -176,8 +179,7 @@ class Judge:
         rows, arrays = built.rows, built.arrays
         ids = self._identity.ids(arrays, self._tokens(rows, submissions))
         hashes = self._identity.partition_hashes(arrays, ids)
-        extras = pa.nulls(len(ids), pa.string()) if rows.extras is None else pa.array(rows.extras, pa.string())
-        columns = [*arrays, pa.array(built.times), id_column(ids), self._sources(rows, submissions), extras]
+        columns = [*arrays, pa.array(built.times), id_column(ids), self._sources(rows, submissions), built.extras]
         batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         return Judged(batch, hashes, self._answers(rows, ids), _rejects(rows.readings, submissions))
 
@@ -189,10 +191,10 @@ class Judge:
         if self._arbiter.model is not None:
             doubtful = sorted({*doubtful, *self._objected(rows)})
         if not doubtful:
-            return _Built(rows, arrays, times)
+            return _Built(rows, arrays, _extras(rows), times)
         rows = self._arbitrated(rows, doubtful)
         arrays = self._columns.pivot(rows.structs, None)
-        return _Built(rows, arrays, self._times(arrays, None))
+        return _Built(rows, arrays, _extras(rows), self._times(arrays, None))
 
     def _times(self, arrays: list[pa.Array], suspects: Suspects | None) -> np.ndarray:
         """Event times; rows that have none, or no id, are marked."""

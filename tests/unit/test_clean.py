@@ -61,7 +61,7 @@ READER = reader()
 def rows(reader: CleanReader, *bodies: bytes, form: Any = "json") -> tuple[list[int], list[dict[str, Any]]]:
     found = reader.read([Submission("s", form, body) for body in bodies])
     assert found is not None
-    table = pa.table(dict(zip(reader._schema.names, found.arrays, strict=True)))
+    table = pa.table(dict(zip(reader._schema.names, [*found.arrays, found.extras], strict=True)))
     table.validate(full=True)
     return found.counts.tolist(), table.to_pylist()
 
@@ -97,7 +97,7 @@ def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatc
         ("ndjson", b'\n \r\n{"n":1}\r\n\n{"n":2}\n', 2),
         ("ndjson", b"\n\n", 0),
         *(("json", body, -1) for body in (b"", b" ", b"[", b'[{"n":1},]', b'[{"n":1}', b'{"n":1}{"n":2}', b'{"n":1},')),
-        *(("json", body, -1) for body in (b"{}", b'{"n":1,}', b'{"n":1,"n":1}', b'{"n":1,"z":1}', b'{"n":1', b"[1]")),
+        *(("json", body, -1) for body in (b"{}", b'{"n":1,}', b'{"n":1,"n":1}', b'{"n":1,"z"}', b'{"n":1', b"[1]")),
         *(("json", body, -1) for body in (b'{"n":1}\x00', b'\xef\xbb\xbf{"n":1}', b'{"n":1,"text":"\xff"}', b'{"n"1}')),
         *(("ndjson", body, -1) for body in (b'{"n":\n1}', b'{"n":1} {"n":2}', b'[{"n":1}]', b'{"n":1}\x00\n')),
     ],
@@ -228,6 +228,24 @@ def test_lists_and_objects_keep_their_nulls_and_bounds() -> None:
     ]
 
 
+def extra(fields: str, document: dict[str, Any] = DOCUMENT) -> list[Any]:
+    return [row["_extra"] for row in rows(reader(document), b'{"n":1%b}' % fields.encode())[1]]
+
+
+def test_unknown_fields_at_the_top_are_kept_as_sent() -> None:
+    assert extra("") == [None]
+    assert extra(', "z" : [1, {"a" :null}] ,"ü":null, "" : 1e400') == ['{"z":[1, {"a" :null}],"ü":null,"":1e400}']
+    many = {f"x{at}": at for at in range(32)}
+    assert extra("," + json.dumps(many)[1:-1]) == [json.dumps(many, separators=(",", ":"))]
+    assert extra("," + json.dumps(many | {"y": 1})[1:-1]) == []
+    assert (
+        extra(',"z":1,"z":2') == extra(r',"\u007a":1') == extra(',"z":1,') == extra(',"z":' + "[" * 8 + "]" * 8) == []
+    )
+    assert extra(',"inner":{"p":true,"z":1}') == []
+    assert extra(',"z":1', DOCUMENT | {"additionalProperties": False}) == []
+    assert extra(',"z":1', DOCUMENT | {"additionalProperties": {"type": "integer"}}) == []
+
+
 def test_free_form_values_are_kept_as_they_are_within_the_depth() -> None:
     deep = "[" * 7 + "]" * 7
     for sent in (deep, '{"a": [1, {"b" :"\\u00e9"}], "a":0}', "[]", "{ }", "true", "-1.5e3"):
@@ -246,6 +264,8 @@ events = st.fixed_dictionaries(
         "flag": st.booleans(),
         "few": st.lists(st.sampled_from(["a", "é", None]), max_size=3),
         "kind": st.sampled_from(["a", "bé", ""]),
+        "y": st.integers(0, 9),
+        "z": st.lists(st.none()),
         "inner": st.one_of(
             st.none(),
             st.fixed_dictionaries(
@@ -257,8 +277,15 @@ events = st.fixed_dictionaries(
 )
 
 
+def events_of(*bodies: bytes) -> tuple[list[int], list[dict[str, Any]]]:
+    """As `rows`, with unknown fields as values: how they were spaced is theirs."""
+    counts, found = rows(READER, *bodies)
+    return counts, [{**row, "_extra": row["_extra"] and json.loads(row["_extra"])} for row in found]
+
+
 def expected(event: dict[str, Any]) -> dict[str, Any]:
     whole = {**dict.fromkeys(DOCUMENT["properties"]), **event}  # type: ignore[call-overload]
+    whole["_extra"] = {name: whole.pop(name) for name in list(event) if name not in DOCUMENT["properties"]} or None
     if whole["inner"] is not None:
         deep = whole["inner"].get("deep")
         whole["inner"] = {**whole["inner"], "deep": (deep and [{"x": item.get("x")} for item in deep]) or deep}
@@ -275,7 +302,7 @@ def test_a_body_that_is_left_leaves_no_trace(sent: list[tuple[list[dict[str, Any
         bodies.append(raw[: at % len(raw)] if spoilt else raw)
         counts.append(-1 if spoilt else len(body))
         wanted += [] if spoilt else [expected(event) for event in body]
-    assert rows(READER, *bodies) == (counts, wanted)
+    assert events_of(*bodies) == (counts, wanted)
 
 
 @settings(deadline=None, max_examples=500)
@@ -285,7 +312,7 @@ def test_a_spoilt_byte_is_never_taken_for_another_value(sent: list[dict[str, Any
     raw = bytearray(json.dumps(sent).encode())
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.sampled_from(b'"\\{}[]:,0129-+.eEnul \n\x00a\xc3'))
-    counts, found = rows(READER, bytes(raw))
+    counts, found = events_of(bytes(raw))
     if counts != [-1]:
         assert found == [expected(event) for event in json.loads(raw)]
 
@@ -296,7 +323,7 @@ def test_threads_share_a_reader() -> None:
         return [{"n": seed, "text": "x" * random_.randrange(500), "few": ["é"] * (i % 4)} for i in range(300)]
 
     def read(seed: int) -> bool:
-        return rows(READER, json.dumps(body(seed)).encode())[1] == [expected(event) for event in body(seed)]
+        return events_of(json.dumps(body(seed)).encode())[1] == [expected(event) for event in body(seed)]
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(60)))
