@@ -31,6 +31,9 @@ LAG_RECORDS_BUSY = 2000  # a partition this far behind counts as a pool at its l
 SCALABLE = ("validate", "window", "writer")
 
 
+COUNTING = ("validate", "window", "writer", "edge", "scheduler")  # pools whose workers have `stats`
+
+
 class Controller:
     """Reconciles the pools. `kinds` says how the workers of each pool are made."""
 
@@ -158,7 +161,7 @@ class Controller:
         }
 
     async def _stats(self) -> dict[str, dict[str, float]]:
-        pools = [pool for name, pool in self.pools.items() if name in ("validate", "window", "writer", "edge")]
+        pools = [pool for name, pool in self.pools.items() if name in COUNTING]
         answers = await asyncio.gather(*(pool.ask("stats") for pool in pools))
         return {name: stats for answer in answers for name, stats in answer.items()}
 

@@ -81,6 +81,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("commit_seconds_total", "counter", ("table",), "seconds", "Time spent in commits."),
     Metric("closings_delayed_total", "counter", ("table",), "closings", "Window closings put off to the next round."),
     Metric("committer_errors_total", "counter", ("round",), "rounds", "Rounds that failed and were tried again."),
+    # the scheduler
+    Metric("job_runs_total", "counter", ("job", "state"), "runs", "Scheduled runs that ended: succeeded, failed, …"),
+    Metric("job_last_success_seconds", "gauge", ("job",), "seconds", "When one last succeeded, since the Unix epoch."),
+    Metric("jobs_running", "gauge", (), "runs", "Scheduled graphs and commands that run."),
 )
 """All of them, in the order of docs/metrics.md. Every one carries the label `process` besides."""
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cluster.clock import Clock, SystemClock, iso
 from cluster.config import Config
 from cluster.errors import ConfigError
+from cluster.telemetry.metrics import sample
 from jobs.period import Period
 from jobs.project.load import Project, load_project
 from jobs.run import reports
@@ -51,6 +53,8 @@ class Scheduler:
         self._wake = threading.Event()
         self._closed = False
         self._runs: list[threading.Thread] = []
+        self._counters: defaultdict[str, float] = defaultdict(float)
+        self._mutex = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -73,6 +77,24 @@ class Scheduler:
     def running(self) -> int:
         """Runs that go on."""
         return sum(thread.is_alive() for thread in self._runs)
+
+    def stats(self) -> dict[str, float]:
+        """Metric samples of the runs that this scheduler started."""
+        with self._mutex:
+            return {**self._counters, sample("jobs_running"): self.running()}
+
+    def _count(self, job: str, state: str) -> None:
+        with self._mutex:
+            self._counters[sample("job_runs_total", job=job, state=state)] += 1
+            if state == "succeeded":
+                self._counters[sample("job_last_success_seconds", job=job)] = self._clock.now_us() / 1e6
+
+    def _ended(self, ended: Iterable[tuple[Claim, str]]) -> None:
+        """Close claims, each with the state in which its job ended."""
+        closed = list(ended)
+        claims.ended(self._history.engine, self._history.owner, closed)
+        for claim, state in closed:
+            self._count(claim.job, state)
 
     def _work(self) -> None:
         while not self._closed:
@@ -134,7 +156,7 @@ class Scheduler:
                 found.append(one)
             else:
                 gone.append((claim, "skipped"))
-        claims.ended(self._history.engine, self._history.owner, gone)
+        self._ended(gone)
         return found
 
     def _start(self, project: Project, chosen: list[Due]) -> None:
@@ -167,7 +189,7 @@ class Scheduler:
         if code:
             log = self._commands.log_of(one.job.name)
             logger.error("`eagleray job run %s` ended with %d: see %s", one.job.name, code, log)
-        claims.ended(engine, owner, [(one.claim, "failed" if code else "succeeded")])
+        self._ended([(one.claim, "failed" if code else "succeeded")])
         self._wake.set()
 
     def _blocked(self, project: Project, chosen: list[Due], keys: set[str]) -> dict[str, str]:
@@ -197,7 +219,7 @@ class Scheduler:
                 begun.append(run_id)
             over = {key: board.rows[key].state for key in left if board.rows[key].state in FINAL}
             if over:
-                claims.ended(engine, owner, [(left.pop(key), state) for key, state in over.items()])
+                self._ended((left.pop(key), state) for key, state in over.items())
                 self._wake.set()  # what waited for one of them may be due
 
         try:
@@ -208,7 +230,7 @@ class Scheduler:
                 workers.close()
         except Exception:
             logger.exception("a scheduled run failed as a whole")
-            claims.ended(engine, owner, [(claim, "failed") for claim in left.values()])
+            self._ended((claim, "failed") for claim in left.values())
         finally:
             self._wake.set()
 

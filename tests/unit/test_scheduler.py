@@ -107,6 +107,9 @@ def test_jobs_of_one_tick_run_as_a_graph(
     (run,) = reports.newest_runs(history.engine, 5)
     assert (run["kind"], run["counts"]) == ("schedule", {"succeeded": 2})
     assert done(config, "a") == done(config, "b") == ["2026-03-27 1"]
+    ended = {f"job_runs_total{{job={job},state=succeeded}}": 1.0 for job in "ab"}
+    ended |= {f"job_last_success_seconds{{job={job}}}": clock.now_us() / 1e6 for job in "ab"}
+    eventually(lambda: one.stats() == ended | {"jobs_running": 0})
 
 
 def test_two_schedulers_run_every_period_once(
@@ -167,6 +170,8 @@ def test_a_failed_job_skips_what_needs_it_in_a_later_tick(
     one.look()
     eventually(lambda: states(history).get(("b", "2026-03-27")) == "skipped", every_s=0.05)
     assert done(config, "b") == []
+    counted = {"job_runs_total{job=a,state=failed}": 1.0, "job_runs_total{job=b,state=skipped}": 1.0}
+    eventually(lambda: one.stats() == counted | {"jobs_running": 0})
 
 
 def test_what_a_dead_scheduler_had_claimed_runs_and_what_it_had_finished_does_not(
