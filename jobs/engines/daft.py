@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
-from functools import reduce
+from functools import cache, reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
 
 import daft
@@ -28,6 +28,8 @@ from jobs.project.sqlfile import padded
 from jobs.sql.guard import shared_guard
 from jobs.sql.tables import Declared
 
+TASK_BYTES = 1 << 30  # of rows in memory, as Daft estimates them: a node has some 4 GiB for each task that it runs
+TASK_FILES_MAX = 1000  # small ones, as streams write them
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMPARE = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
@@ -58,6 +60,22 @@ def use_cluster() -> None:
     """Have Daft work on the Ray cluster of this process, if there is one and Daft has not begun otherwise."""
     if ray.is_initialized():
         daft.set_runner_ray(noop_if_initialized=True)
+        _merge_files()
+
+
+@cache
+def _merge_files() -> None:
+    """Have a task read many files, where Daft makes one for each: set once, so that a user's function may change it.
+
+    Every task has all processors of its node, and what one task reads is not shuffled: Daft shuffles whole rows where
+    decimals are aggregated, for it cannot aggregate them in part.
+    """
+    daft.set_execution_config(
+        enable_scan_task_split_and_merge=True,
+        scan_tasks_min_size_bytes=TASK_BYTES,
+        scan_tasks_max_size_bytes=TASK_BYTES,
+        max_sources_per_scan_task=TASK_FILES_MAX,
+    )
 
 
 def _frame(table: Declared) -> daft.DataFrame:

@@ -70,6 +70,7 @@ import daft
 
 from cluster.config import Config
 from cluster.session import connect
+from jobs.dataset import Connection
 from tests.jobs_project import produce, sql_job
 
 directory = Path(sys.argv[1])
@@ -79,6 +80,7 @@ statement = "SELECT user, sum(n) AS s FROM s.events GROUP BY user ORDER BY user"
 rows = produce(config, sql_job(statement, engine="daft"), directory).sort_by("user")
 assert rows == produce(config, sql_job(statement), directory), rows
 assert rows.num_rows == 5
+assert Connection(config).dataset("s.events").daft().num_partitions() == 1  # of two files
 assert daft.runners.get_or_infer_runner_type() == "ray"
 session.close()
 """
