@@ -1,7 +1,7 @@
 """SQL and frames by Daft, for what outgrows a node: on the Ray cluster where there is one, else in this process.
 
-Daft reads the Iceberg tables itself, at their pinned snapshots. DuckDB has a word before: it checks the statement and
-says which types the result has, so that a table does not change with the engine of its job.
+Daft reads the Iceberg tables itself, at their pinned snapshots. DuckDB has a word before (`jobs.engines.outline`): it
+checks the statement and says which types the result has, so that a table does not change with the engine of its job.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import ray
 from cluster.errors import QueryRejected
 from cluster.lake import predicate as p
 from jobs.engines.daft_dialect import translate
-from jobs.engines.duckdb import open_for
+from jobs.engines.outline import Outline, outline
 from jobs.engines.results import as_reader
-from jobs.engines.shape import fitted, table_schema
+from jobs.engines.shape import fitted
 from jobs.engines.work import Work
 from jobs.project.parameters import substitute
 from jobs.project.sqlfile import padded
@@ -36,20 +36,22 @@ _COMPARE = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 def run_daft_sql(work: Work) -> pa.RecordBatchReader:
     """Start the job's statement."""
-    text = substitute(padded(work.job.source), work.period).text
-    schema = table_schema(open_for(work, [text]).schema(text))
-    return fitted(as_reader(select(text, work.tables)), schema)
+    planned = outline(substitute(padded(work.job.source), work.period).text, work.tables.values())
+    return fitted(as_reader(_select(planned, work.tables)), planned.schema)
 
 
 def select(text: str, tables: Mapping[str, Declared]) -> daft.DataFrame:
     """The rows of a statement as a frame; nothing is read yet. Raises QueryRejected for what Daft does not take."""
+    return _select(outline(text, tables.values()), tables)
+
+
+def _select(planned: Outline, tables: Mapping[str, Declared]) -> daft.DataFrame:
     use_cluster()
-    guard = shared_guard()
-    names = dict.fromkeys(".".join(reference.names).lower() for reference in guard.approve(text).tables)
-    columns = (column for name in names for column in tables[name].pinned.columns)
+    columns = (column for name in planned.needed for column in tables[name].pinned.columns)
     decimals = {column.name.lower() for column in columns if pt.is_decimal(column.type)}
+    guard, text = shared_guard(), planned.text
     written = translate(guard, text, decimals, lambda name, column: tables[name].pinned.may_be_null(column))
-    frames = {name: _frame(tables[name]) for name in names}
+    frames = {name: _frame(tables[name]) for name in planned.needed}
     try:
         return daft.sql(written, register_globals=False, **frames)
     except Exception as error:

@@ -88,10 +88,6 @@ class DuckDb:
         """Run a statement; as `stream`."""
         return self.stream(self.relation(text))
 
-    def schema(self, text: str) -> pa.Schema:
-        """The columns of a statement; nothing is run."""
-        return self.stream(self.relation(f"SELECT * FROM ({text}\n) LIMIT 0")).schema
-
     def stream(self, relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
         """Run it, one at a time; what goes wrong comes up, as QueryFailed, where batches are read."""
         with bounded(self._connection, self._limits, self._deadline):

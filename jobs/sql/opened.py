@@ -39,18 +39,31 @@ def opened(
 def planned(statements: Sequence[Approved], tables: Sequence[Declared], limits: Limits, deadline: Deadline) -> Plans:
     """Those of `tables` that the statements read, each with the files that they can need; raises as `opened` does."""
     needed: dict[str, list[Predicate]] = {}
-    schemas = [table.schema for table in tables]
-    with planner(schemas) as connection, bounded(connection, limits, deadline):
+    with declared(tables, limits, deadline) as connection:
+        for statement in statements:
+            for name, predicate in restrictions(connection, statement, tables).items():
+                needed.setdefault(name, []).append(predicate)
+    return [(table, _plan(table, needed[table.pinned.name])) for table in tables if table.pinned.name in needed]
+
+
+@contextmanager
+def declared(tables: Sequence[Declared], limits: Limits, deadline: Deadline) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection on which statements can be planned: it has `tables`, without rows."""
+    with planner(table.schema for table in tables) as connection, bounded(connection, limits, deadline):
         for table in tables:
             table.declare(connection)
-        columns = {table.pinned.name: table.prunable for table in tables}
-        for statement in statements:
-            found, error = predicates(connection, statement.select, columns)
-            if error and error["error_type"] not in _INTERNAL:
-                raise QueryRejected(_explained(statement.select, error, tables))
-            for name in {".".join(reference.names).lower() for reference in statement.tables}:
-                needed.setdefault(name, []).append(found.get(name, EVERYTHING))
-    return [(table, _plan(table, needed[table.pinned.name])) for table in tables if table.pinned.name in needed]
+        yield connection
+
+
+def restrictions(
+    connection: duckdb.DuckDBPyConnection, statement: Approved, tables: Sequence[Declared]
+) -> dict[str, Predicate]:
+    """For each table that the statement reads, which of its rows can matter; raises QueryRejected where it is wrong."""
+    found, error = predicates(connection, statement.select, {table.pinned.name: table.prunable for table in tables})
+    if error and error["error_type"] not in _INTERNAL:
+        raise QueryRejected(_explained(statement.select, error, tables))
+    names = {".".join(reference.names).lower() for reference in statement.tables}
+    return {name: found.get(name, EVERYTHING) for name in names}
 
 
 def _plan(table: Declared, needed: Sequence[Predicate]) -> ScanPlan:

@@ -16,7 +16,7 @@ from jobs.sql.engine import MIB, Limits, connect, identifier, lock
 from jobs.sql.prune import prepare
 
 IDLE_MAX = 2  # as many queries as run at once in most processes
-_LIMITS = Limits(memory_bytes_max=256 * MIB, threads=1)
+LIMITS = Limits(memory_bytes_max=256 * MIB, threads=1)
 
 _idle: list[duckdb.DuckDBPyConnection] = []
 
@@ -42,7 +42,7 @@ def _borrowed() -> duckdb.DuckDBPyConnection:
     try:
         return _idle.pop()
     except IndexError:
-        connection = connect(_LIMITS, tempfile.gettempdir())
+        connection = connect(LIMITS, tempfile.gettempdir())
         prepare(connection)
         lock(connection)
         return connection
