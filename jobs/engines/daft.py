@@ -1,12 +1,14 @@
 """SQL and frames by Daft, for what outgrows a node: on the Ray cluster where there is one, else in this process.
 
 Daft reads the Iceberg tables itself, at their pinned snapshots. DuckDB has a word before (`jobs.engines.outline`): it
-checks the statement and says which types the result has, so that a table does not change with the engine of its job.
+checks the statement, says which types the result has, so that a table does not change with the engine of its job, and
+which times it is about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
@@ -51,7 +53,7 @@ def _select(planned: Outline, tables: Mapping[str, Declared]) -> daft.DataFrame:
     decimals = {column.name.lower() for column in columns if pt.is_decimal(column.type)}
     guard, text = shared_guard(), planned.text
     written = translate(guard, text, decimals, lambda name, column: tables[name].pinned.may_be_null(column))
-    frames = {name: _frame(tables[name]) for name in planned.needed}
+    frames = {name: _frame(tables[name], needed) for name, needed in planned.needed.items()}
     try:
         return daft.sql(written, register_globals=False, **frames)
     except Exception as error:
@@ -80,12 +82,29 @@ def _merge_files() -> None:
     )
 
 
-def _frame(table: Declared) -> daft.DataFrame:
+def _frame(table: Declared, needed: p.Predicate) -> daft.DataFrame:
     pinned = table.pinned
+    types = {column.name: column.type for column in pinned.columns}
     frame = daft.read_iceberg(pinned.iceberg(), snapshot_id=pinned.snapshot_id)
-    if table.only == p.EVERYTHING:
-        return frame
-    return frame.where(_expression(table.only, {column.name: column.type for column in pinned.columns}))
+    if table.only != p.EVERYTHING:
+        frame = frame.where(_expression(table.only, types))
+    if (times := _of_times(needed, types)) != p.EVERYTHING:
+        with suppress(OverflowError):  # beyond Python's last year, 9999
+            frame = frame.where(_expression(times, types))
+    return frame
+
+
+def _of_times(predicate: p.Predicate, types: Mapping[str, pa.DataType]) -> p.Predicate:
+    """What is about dates and instants. Daft takes their constants for calls, and would read every file and row."""
+    match predicate:
+        case p.All(parts):
+            kept = (_of_times(part, types) for part in parts)
+            return p.All(tuple(part for part in kept if part != p.EVERYTHING))
+        case p.Any(parts):
+            either = tuple(_of_times(part, types) for part in parts)
+            return p.EVERYTHING if p.EVERYTHING in either else p.Any(either)
+        case p.Compare(column) | p.In(column) | p.IsNull(column):
+            return predicate if pt.is_timestamp(types[column]) or pt.is_date(types[column]) else p.EVERYTHING
 
 
 def _expression(predicate: p.Predicate, types: Mapping[str, pa.DataType]) -> daft.Expression:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from io import StringIO
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 
 from cluster.errors import JobFailed
 from cluster.lake.lake import Lake
+from cluster.lake.pin import open_snapshots
 from jobs.model import EngineName
+from jobs.sql.tables import Declared
 from tests.jobs_project import produce, sql_job
 from tests.lake_tables import SCHEMA, event_rows, make_lake, make_stream
 from tests.sql_lake import land
@@ -26,6 +29,9 @@ STATEMENTS = [
     "SELECT n FROM s.events WHERE q IS NULL OR price IS NULL",
     "SELECT n FROM s.events WHERE time >= $start + INTERVAL '12' HOUR AND time < $end AND n < 9",
     "SELECT n FROM s.events WHERE time >= $start AND time < $end AND day > DATE '2013-10-30'",
+    "SELECT n FROM s.events WHERE time < $start UNION ALL SELECT n FROM s.events WHERE day < DATE '2013-11-30' OR q = 1",
+    "SELECT n FROM s.events WHERE day IN (DATE '2013-10-30', DATE '2013-11-05') OR day IS NULL",
+    "SELECT n FROM s.events WHERE day < DATE '9999-12-30' + INTERVAL '3' DAY AND time >= $start",
     "SELECT $start AS a, $end AS b, $date AS c, n FROM s.events WHERE n < 2",
     "SELECT user, count(*) AS c, count(q) AS q, sum(n) AS s, min(time) AS t, avg(n) AS a FROM s.events GROUP BY user",
     "SELECT q, sum(price) AS s, avg(price) AS a, min(price) AS l, max(price * (1 - price)) AS m FROM s.events GROUP BY q",
@@ -115,6 +121,24 @@ def test_what_daft_would_answer_differently_is_refused(lake: Lake, tmp_path: Pat
         produce(lake.config, sql_job(statement, "s.events", engine="daft", line=5), tmp_path)
     assert REFUSED[statement] in failed.value.message
     assert failed.value.line == 5 and failed.value.engine == "daft" and not failed.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("condition", "files"),
+    [
+        ("n >= 60", 1),
+        ("day >= DATE '2013-10-22' + INTERVAL '60' DAY", 1),
+        ("time < TIMESTAMPTZ '2015-09-12 00:00:00.000000+00'", 0),
+        ("day < DATE '2013-11-01' OR q = 1", 2),
+    ],
+)
+def test_daft_reads_no_files_of_other_times(lake: Lake, condition: str, files: int) -> None:
+    from jobs.engines.daft import select
+
+    tables = {name: Declared(table) for name, table in open_snapshots(lake.config).pin(["s.events"]).items()}
+    plan = StringIO()
+    select(f"SELECT n FROM s.events WHERE {condition}", tables).explain(True, file=plan)
+    assert plan.getvalue().count(".parquet") == files
 
 
 def test_an_incremental_job_reads_what_arrived(lake: Lake, tmp_path: Path) -> None:
