@@ -7,7 +7,7 @@ which times it is about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, reduce
@@ -30,8 +30,8 @@ from jobs.project.sqlfile import padded
 from jobs.sql.guard import shared_guard
 from jobs.sql.tables import Declared
 
-TASK_BYTES = 1 << 30  # of rows in memory, as Daft estimates them: a node has some 4 GiB for each task that it runs
 TASK_FILES_MAX = 1000  # small ones, as streams write them
+TASK_SHARE = 0.25  # of a node's memory, for the rows of the tasks that it runs at once; the rest for what they become
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMPARE = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
@@ -69,17 +69,24 @@ def use_cluster() -> None:
 
 @cache
 def _merge_files() -> None:
-    """Have a task read many files, where Daft makes one for each: set once, so that a user's function may change it.
+    """Have a task read as many files as fit into memory, where Daft makes one for each.
 
-    Every task has all processors of its node, and what one task reads is not shuffled: Daft shuffles whole rows where
-    decimals are aggregated, for it cannot aggregate them in part.
+    Every task has all processors of its node, and what one task reads is not shuffled; Daft shuffles every row where
+    decimals are summed by group, for it cannot sum them in part. Set once, so that a user's function may change it.
     """
+    size = _task_bytes(node["Resources"] for node in ray.nodes())  # type: ignore[no-untyped-call]
     daft.set_execution_config(
         enable_scan_task_split_and_merge=True,
-        scan_tasks_min_size_bytes=TASK_BYTES,
-        scan_tasks_max_size_bytes=TASK_BYTES,
+        scan_tasks_min_size_bytes=size,
+        scan_tasks_max_size_bytes=size,
         max_sources_per_scan_task=TASK_FILES_MAX,
     )
+
+
+def _task_bytes(nodes: Iterable[Mapping[str, float]]) -> int:
+    """What each of `nodes` has for one task, of which it runs as many as it has processors."""
+    shares = (node["memory"] / node["CPU"] for node in nodes if node.get("memory") and node.get("CPU"))
+    return round(TASK_SHARE * min(shares, default=0))
 
 
 def _frame(table: Declared, needed: p.Predicate) -> daft.DataFrame:

@@ -141,6 +141,14 @@ def test_daft_reads_no_files_of_other_times(lake: Lake, condition: str, files: i
     assert plan.getvalue().count(".parquet") == files
 
 
+def test_a_task_reads_what_the_least_node_has_memory_for() -> None:
+    from jobs.engines.daft import _task_bytes
+
+    large, small, idle = {"CPU": 2.0, "memory": 64e9}, {"CPU": 16.0, "memory": 64e9}, {"CPU": 0.0, "memory": 1e9}
+    assert _task_bytes([large]) == 8e9
+    assert _task_bytes([large, small, idle, {}]) == 1e9
+
+
 def test_an_incremental_job_reads_what_arrived(lake: Lake, tmp_path: Path) -> None:
     job = sql_job("SELECT n FROM s.events", mode="incremental", engine="daft")
     found = produce(lake.config, job, tmp_path, since={"s.events": {"p0": 118}})
