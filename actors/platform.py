@@ -67,7 +67,8 @@ def kinds(config: Config, sql_worker: type | None, scheduler: type | None = None
         # Two threads: one decodes while the other waits for the disk; more would only queue for the interpreter.
         "validate": Kind("validate", ValidateWorker, (config,), config.logs_dir, concurrency=3),
         "window": Kind("window", WindowWorker, (config,), config.logs_dir, 8, BEHIND),
-        "writer": Kind("writer", WriterWorker, (config,), config.logs_dir, 4, BEHIND),
+        # Not behind: beside validators that never rest it fell back by a third of the rate; 0 costs acks 1 ms at p99.
+        "writer": Kind("writer", WriterWorker, (config,), config.logs_dir, 4),
         "committer": Kind("committer", Committer, (config,), config.logs_dir, 100, BEHIND),
         "edge": Kind("edge", EdgeActor, (config,), config.logs_dir, concurrency=1000),
     }
