@@ -25,11 +25,13 @@ OBJECT_STORE_BYTES = 512 << 20  # calls carry ≤ 4 MiB; what is in flight is bo
 
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "DAFT_ANALYTICS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # loopback only; a cluster of one's own decides for itself
     "RAY_enable_metrics_collection": "0",  # /metrics is ours
     "RAY_event_stats": "0",  # Ray's own notes on every event and task that it handles: 5 % of the processor
     "RAY_task_events_report_interval_ms": "0",
     "RAY_max_direct_call_object_size": str(2 << 20),  # a micro-batch travels in its call, not through shared memory
+    "MALLOC_ARENA_MAX": "2",  # glibc gives each of a process's many threads memory of its own: 5 % more in all
     "RAY_worker_niceness": "0",  # Ray's 15 lets any other process of the machine starve ours: acks wait
 }
 

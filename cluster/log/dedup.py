@@ -19,7 +19,7 @@ from cluster.log.idruns import IdRuns
 from cluster.log.idstore import IdStore, Manifest
 from cluster.log.idtable import I64, NEVER, ROW_BYTES, Ids, IdTable, Mask
 
-MEMORY_BYTES_MAX = 128 << 20
+MEMORY_BYTES_MAX = 64 << 20
 _REPLAY_ROWS = 1 << 15
 
 

@@ -7,6 +7,10 @@ which times it is about.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # Daft tells its makers of every import and query otherwise
+
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta

@@ -24,6 +24,7 @@ Nulls = Callable[[str, str], bool]
 """Whether a column of a table may hold nulls."""
 
 _EXACT = {"+": add, "-": sub, "*": mul}
+_KEEPING = frozenset({"sum", "min", "max", "abs"})  # functions whose result is a DECIMAL as their argument is
 _CALLS = frozenset({"user", "current_user", "session_user", "current_catalog"})  # functions, for Daft's parser
 _FRAMED = frozenset({"WINDOW_AGGREGATE", "WINDOW_FIRST_VALUE", "WINDOW_LAST_VALUE", "WINDOW_NTH_VALUE"})
 _FRAME = re.compile(rb"\b(rows|range|groups)\s+(between|unbounded|current|\d)", re.IGNORECASE)
@@ -58,6 +59,7 @@ def _edits(root: Node, text: str, decimals: Set[str], nulls: Nulls) -> Iterator[
                 yield from _case(node, decimals)
             case "FUNCTION":
                 yield from _arithmetic(node, data, text)
+                yield from _beside_decimals(node, decimals)
             case kind if kind in _FRAMED:
                 yield from _frame(node, data, text)
         if node.get("function_name") == "avg" and not node.get("distinct"):
@@ -137,6 +139,32 @@ def _arithmetic(node: Node, data: bytes, text: str) -> Iterator[Edit]:
         raise _refused("this computation with constants: write its result", node, text)
     result = _EXACT[name](Decimal(left["literal"]["text"]), Decimal(right["literal"]["text"]))
     yield start, end, f"{result:f}" if result >= 0 else f"({result:f})"
+
+
+def _beside_decimals(node: Node, decimals: Set[str]) -> Iterator[Edit]:
+    """`price + 0.01` is exact: Daft takes 0.01 for a double, and so the sum."""
+    if node["function_name"] in _EXACT and not _is_constant(node):
+        sides = [argument["expression"] for argument in node["arguments"]]
+        for side in sides:
+            if _kind(side) == "NUMERIC" and any(_is_decimal(other, decimals) for other in sides if other is not side):
+                start, number = side["query_location"], side["literal"]["text"]
+                scale = len(number.partition(".")[2])
+                digits = max(len(number.replace(".", "").lstrip("0")), scale)
+                yield start, start + side["query_location_length"], f"CAST('{number}' AS DECIMAL({digits}, {scale}))"
+
+
+def _is_decimal(node: Node, decimals: Set[str]) -> bool:
+    """Whether it surely is a DECIMAL, but for columns of one name and two types."""
+    match node.get("type"):
+        case "COLUMN_REF":
+            return node["column_names"][-1].lower() in decimals
+        case "FUNCTION":
+            inner = [argument["expression"] for argument in node["arguments"]]
+            held = [_is_decimal(each, decimals) for each in inner]
+            if node["function_name"] in _EXACT:
+                return any(held) and all(is_ or _kind(each) for is_, each in zip(held, inner, strict=True))
+            return node["function_name"] in _KEEPING and all(held)
+    return False
 
 
 def _is_constant(node: Node) -> bool:

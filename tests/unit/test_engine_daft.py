@@ -59,6 +59,9 @@ STATEMENTS = [
     "SELECT q, count(*) AS c FROM s.events GROUP BY q HAVING count(*) > 3",
     "SELECT n FROM s.events WHERE 0.1 + 0.2 = 0.3 AND 0.1 * 3 = 0.3 AND n - 0.25 > 0.3 - 0.1 - q",
     "SELECT n FROM s.events WHERE price BETWEEN 0.7 + 0.05 AND 0.05 - 0.1 + price",
+    "SELECT n, price + 0.1 AS a, 0.125 - price AS b, (price - 0.7) * 1.05 AS c FROM s.events",
+    "SELECT n FROM s.events WHERE price + 0.1 = 0.3 OR price * 1.1 = 0.77 OR 1.0 - price = 0.3",
+    "SELECT q, sum(price) * 1.5 AS s, max(price + 0.2) - 0.1 AS m FROM s.events GROUP BY q",
     "SELECT n FROM s.events WHERE false",
 ]  # fmt: skip
 REFUSED = {
