@@ -10,6 +10,7 @@ there by SQL, and what the window workers have not read yet, in records of the l
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from report import Figure, Report, over_time
 from service import Columns, RunningLoad, Service
 
 OUT = Path(__file__).resolve().parent / "out"
-POLL_S = 2.0
+POLL_S = 1.0  # on average: looking as regularly as the platform commits would show a slow beat of the two
 GROWTH_SHARE = 0.03  # lag that grows by more than this share of the rate is growing
 
 
@@ -67,7 +68,7 @@ def measure(
     with Sampler(service.pids) as sampler:
         load = RunningLoad(plan, OUT / "throughput.npz")
         while load.running:
-            time.sleep(POLL_S)
+            time.sleep(POLL_S * random.uniform(0.5, 1.5))
             lag.poll(service, plan.first_seq)
         found, columns = load.finish()
     caught_up_s = _until_stored(service, plan.first_seq, int(columns["accepted"].sum()))
