@@ -2,8 +2,8 @@
  *
  * Called by clean.py through ctypes, which also says what a shape looks like (struct node). A body is taken only if
  * every event of it certainly passes the shape: one doubt (a type, a bound, a repeated field, an unknown one below the
- * top, a number whose value needs thought) refuses the body as a whole and leaves no trace of it; the general path judges it then.
- * So there are no errors to tell here, and no rule that is not stricter than the arbiter's.
+ * top, a number whose value needs thought) refuses the body as a whole and leaves no trace of it; the general path
+ * judges it then. So there are no errors to tell here, and no rule is laxer than the arbiter's.
  *
  * The caller vouches that bodies are UTF-8, that a NUL follows the last byte, and that all of them together are
  * smaller than 2 GiB. The columns leave by the Arrow C data interface:
@@ -19,18 +19,19 @@
 
 enum kind { TEXT, INSTANT, DAY, INTEGER, NUMBER, BOOLEAN, JSON, LIST, STRUCT, EXTRAS };
 
-/* A value of the shape; the root comes first, the members of a struct follow one another. If the last of them is EXTRAS,
- * members of other names become its value: JSON text of an object. Mirrored by clean._Node. */
+/* A value of the shape; the root comes first, the members of a struct follow one another. If the last of them is
+ * EXTRAS, members of other names become its value: JSON text of an object. Mirrored by clean._Node. */
 struct node {
     const char *key; /* as a member: its name in UTF-8 */
     int64_t key_length;
     const char *const *texts; /* TEXT: what is allowed, if `allowed` */
     const int64_t *text_lengths;
-    const int64_t *wholes;                    /* INTEGER: the same */
-    int64_t allowed;                          /* how many of them; negative: anything within the bounds */
-    int64_t least, most;                      /* INTEGER: bounds; TEXT: characters; LIST: items; JSON, EXTRAS: `most` brackets (EXTRAS: none at all if negative) */
-    double at_least, above, at_most, below;   /* NUMBER */
-    int64_t first_child, children;            /* LIST has one */
+    const int64_t *wholes; /* INTEGER: the same */
+    int64_t allowed;       /* how many of them; negative: anything within the bounds */
+    int64_t least, most; /* INTEGER: bounds; TEXT: characters; LIST: items; JSON, EXTRAS: at most so many brackets,
+                          * EXTRAS nothing at all if negative */
+    double at_least, above, at_most, below; /* NUMBER */
+    int64_t first_child, children;          /* LIST has one */
     uint8_t kind, nullable, required, spare[5];
 };
 
@@ -410,8 +411,8 @@ static bool day_of(const char *at, int64_t *days)
 {
     static const int lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
     int century, rest, month, day;
-    if (!take_two(at, &century) || !take_two(at + 2, &rest) || at[4] != '-' || !take_two(at + 5, &month) || at[7] != '-' ||
-        !take_two(at + 8, &day))
+    if (!take_two(at, &century) || !take_two(at + 2, &rest) || at[4] != '-' || !take_two(at + 5, &month) ||
+        at[7] != '-' || !take_two(at + 8, &day))
         return false;
     int year = 100 * century + rest;
     bool leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -423,7 +424,7 @@ static bool day_of(const char *at, int64_t *days)
     return true;
 }
 
-/* RFC 3339, to microseconds since the epoch, further digits cut. Leap seconds and the ends of time are left to others. */
+/* RFC 3339 to microseconds since the epoch, further digits cut; leap seconds and the ends of time are for others. */
 static bool instant_of(const char *at, const char *end, int64_t *micros)
 {
     int hour, minute, second, offset_hour = 0, offset_minute = 0;
@@ -606,8 +607,10 @@ static bool take_list(struct cursor *in, struct column *column)
 
 static inline bool take_key(struct cursor *in, const struct node *member)
 {
-    size_t length = (size_t)member->key_length;
-    if (member->kind == EXTRAS || (size_t)(in->end - in->at) < length + 2 || in->at[length + 1] != '"' || memcmp(in->at + 1, member->key, length) != 0)
+    size_t length = (size_t)member->key_length, left = (size_t)(in->end - in->at);
+    if (member->kind == EXTRAS || left < length + 2 || in->at[length + 1] != '"')
+        return false;
+    if (memcmp(in->at + 1, member->key, length) != 0)
         return false;
     in->at += length + 2;
     return true;
@@ -667,7 +670,8 @@ static bool finish_unknown(struct column *extras, const struct unknown *seen)
 static bool take_object(struct cursor *in, struct column *column)
 {
     int64_t row = column->length, count = column->node->children, expected = 0;
-    struct column *extras = count && column->children[count - 1].node->kind == EXTRAS ? &column->children[count - 1] : NULL;
+    struct column *last = count ? &column->children[count - 1] : NULL;
+    struct column *extras = last != NULL && last->node->kind == EXTRAS ? last : NULL;
     struct unknown unknown = {.count = 0};
     if (!take(in, '{'))
         return false;

@@ -142,7 +142,7 @@ class Judge:
         # 1. clean bodies straight into columns  2. the others to rows, rows to columns, the doubtful to the arbiter
         # 3. of both: the future, ids and partitions
         built, taken = self._build_clean(submissions)
-        if not taken.all():
+        if not (taken.any() and taken.all()):
             others = self._build_any(submissions, ~taken)
             built = _joined(built, others, taken) if taken.any() else others
         return self._finish(built, submissions, now_us)
