@@ -222,6 +222,30 @@ static inline bool take(struct cursor *in, char expected)
     return true;
 }
 
+/* What comes between an opening bracket, taken already, and the closing one: items by `take_item`, commas between. */
+static inline bool take_items(struct cursor *in, char close, bool (*take_item)(struct cursor *, void *), void *to)
+{
+    skip_blanks(in);
+    if (take(in, close))
+        return true;
+    do {
+        skip_blanks(in);
+        if (!take_item(in, to))
+            return false;
+        skip_blanks(in);
+    } while (take(in, ','));
+    return take(in, close);
+}
+
+static inline bool take_colon(struct cursor *in)
+{
+    skip_blanks(in);
+    if (!take(in, ':'))
+        return false;
+    skip_blanks(in);
+    return true;
+}
+
 static bool take_word(struct cursor *in, const char *word, size_t length)
 {
     if ((size_t)(in->end - in->at) < length || memcmp(in->at, word, length) != 0)
@@ -458,6 +482,18 @@ static bool instant_of(const char *at, const char *end, int64_t *micros)
     return *micros >= -62135596800000000 && *micros <= 253402300799999999;
 }
 
+static bool take_any(struct cursor *in, int64_t brackets);
+
+static bool take_any_item(struct cursor *in, void *brackets)
+{
+    return take_any(in, *(int64_t *)brackets);
+}
+
+static bool take_any_member(struct cursor *in, void *brackets)
+{
+    return take_string(in, NULL) && take_colon(in) && take_any_item(in, brackets);
+}
+
 /* Any value, to be kept as its text. */
 static bool take_any(struct cursor *in, int64_t brackets)
 {
@@ -476,28 +512,10 @@ static bool take_any(struct cursor *in, int64_t brackets)
     default:
         return take_number(in, NULL, &whole);
     }
-    bool object = *in->at++ == '{';
-    char close = object ? '}' : ']';
-    if (brackets < 1)
+    if (brackets-- < 1)
         return false;
-    skip_blanks(in);
-    if (take(in, close))
-        return true;
-    do {
-        skip_blanks(in);
-        if (object) {
-            if (!take_string(in, NULL))
-                return false;
-            skip_blanks(in);
-            if (!take(in, ':'))
-                return false;
-            skip_blanks(in);
-        }
-        if (!take_any(in, brackets - 1))
-            return false;
-        skip_blanks(in);
-    } while (take(in, ','));
-    return take(in, close);
+    return *in->at++ == '{' ? take_items(in, '}', take_any_member, &brackets)
+                            : take_items(in, ']', take_any_item, &brackets);
 }
 
 /* ---- values into columns ---- */
@@ -585,22 +603,16 @@ static bool take_json(struct cursor *in, struct column *column)
     return append(&column->data, first, (size_t)(in->at - first)) && finish(column, true);
 }
 
+static bool take_element(struct cursor *in, void *column)
+{
+    return take_value(in, column);
+}
+
 static bool take_list(struct cursor *in, struct column *column)
 {
     int64_t before = column->children->length;
-    if (!take(in, '['))
+    if (!take(in, '[') || !take_items(in, ']', take_element, column->children))
         return false;
-    skip_blanks(in);
-    if (!take(in, ']')) {
-        do {
-            skip_blanks(in);
-            if (!take_value(in, column->children))
-                return false;
-            skip_blanks(in);
-        } while (take(in, ','));
-        if (!take(in, ']'))
-            return false;
-    }
     int64_t items = column->children->length - before;
     return items >= column->node->least && items <= column->node->most && finish(column, true);
 }
@@ -614,21 +626,6 @@ static inline bool take_key(struct cursor *in, const struct node *member)
         return false;
     in->at += length + 2;
     return true;
-}
-
-/* The member whose name is next, tried first where the last event had it. */
-static struct column *take_member(struct cursor *in, struct column *object, int64_t *expected)
-{
-    int64_t count = object->node->children;
-    if (*in->at != '"')
-        return NULL;
-    for (int64_t tried = 0; tried < count; tried++, (*expected)++) {
-        if (*expected >= count)
-            *expected = 0;
-        if (take_key(in, object->children[*expected].node))
-            return &object->children[(*expected)++];
-    }
-    return NULL;
 }
 
 #define UNKNOWN_MAX 32
@@ -654,10 +651,8 @@ static bool take_unknown(struct cursor *in, struct column *extras, struct unknow
         return false;
     seen->name[seen->count] = name;
     seen->length[seen->count++] = length;
-    skip_blanks(in);
-    if (!append(&extras->data, name, length) || !append(&extras->data, ":", 1) || !take(in, ':'))
+    if (!append(&extras->data, name, length) || !append(&extras->data, ":", 1) || !take_colon(in))
         return false;
-    skip_blanks(in);
     const char *value = in->at;
     return take_any(in, extras->node->most) && append(&extras->data, value, (size_t)(in->at - value));
 }
@@ -667,40 +662,54 @@ static bool finish_unknown(struct column *extras, const struct unknown *seen)
     return seen->count == 0 ? finish_null(extras) : append(&extras->data, "}", 1) && finish(extras, true);
 }
 
+/* An object that is being taken. */
+struct object {
+    struct column *column, *extras; /* `extras` NULL: no other members */
+    int64_t expected;               /* the member to try first: events name them in one order */
+    struct unknown unknown;
+};
+
+/* The member whose name is next; NULL: there is none of that name, or no name. */
+static struct column *take_name(struct cursor *in, struct object *object)
+{
+    int64_t count = object->column->node->children;
+    if (*in->at != '"')
+        return NULL;
+    for (int64_t tried = 0; tried < count; tried++, object->expected++) {
+        if (object->expected >= count)
+            object->expected = 0;
+        if (take_key(in, object->column->children[object->expected].node))
+            return &object->column->children[object->expected++];
+    }
+    return NULL;
+}
+
+static bool take_member(struct cursor *in, void *to)
+{
+    struct object *object = to;
+    struct column *member = take_name(in, object);
+    if (member == NULL)
+        return object->extras != NULL && take_unknown(in, object->extras, &object->unknown);
+    bool repeated = member->length != object->column->length;
+    return !repeated && take_colon(in) && take_value(in, member);
+}
+
 static bool take_object(struct cursor *in, struct column *column)
 {
-    int64_t row = column->length, count = column->node->children, expected = 0;
+    int64_t count = column->node->children;
+    struct object object;
     struct column *last = count ? &column->children[count - 1] : NULL;
-    struct column *extras = last != NULL && last->node->kind == EXTRAS ? last : NULL;
-    struct unknown unknown = {.count = 0};
-    if (!take(in, '{'))
+    object.column = column;
+    object.extras = last != NULL && last->node->kind == EXTRAS ? last : NULL;
+    object.expected = 0;
+    object.unknown.count = 0; /* its names are set as they come */
+    if (!take(in, '{') || !take_items(in, '}', take_member, &object))
         return false;
-    skip_blanks(in);
-    if (!take(in, '}')) {
-        do {
-            skip_blanks(in);
-            struct column *member = take_member(in, column, &expected);
-            if (member == NULL) {
-                if (extras == NULL || !take_unknown(in, extras, &unknown))
-                    return false;
-            } else {
-                skip_blanks(in);
-                if (member->length != row || !take(in, ':'))
-                    return false; /* repeated, or no member at all */
-                skip_blanks(in);
-                if (!take_value(in, member))
-                    return false;
-            }
-            skip_blanks(in);
-        } while (take(in, ','));
-        if (!take(in, '}'))
-            return false;
-    }
-    if (extras != NULL && !finish_unknown(extras, &unknown))
+    if (object.extras != NULL && !finish_unknown(object.extras, &object.unknown))
         return false;
     for (int64_t at = 0; at < count; at++) {
         struct column *member = &column->children[at];
-        if (member->length == row && (member->node->required || !finish_null(member)))
+        if (member->length == column->length && (member->node->required || !finish_null(member)))
             return false;
     }
     return finish(column, true);
@@ -732,18 +741,24 @@ static bool take_value(struct cursor *in, struct column *column)
 
 /* ---- bodies ---- */
 
-static bool take_event(struct cursor *in, struct column *root, int64_t event_bytes_max)
+struct events {
+    struct column *root;
+    int64_t bytes_max; /* of each */
+};
+
+static bool take_event(struct cursor *in, void *to)
 {
+    const struct events *events = to;
     const char *first = in->at;
-    return take_object(in, root) && in->at - first <= event_bytes_max;
+    return take_object(in, events->root) && in->at - first <= events->bytes_max;
 }
 
-static bool take_lines(struct cursor *in, struct column *root, int64_t event_bytes_max)
+static bool take_lines(struct cursor *in, struct events *events)
 {
     while (in->at < in->end) {
         skip_blanks(in);
         if (in->at < in->end && *in->at != '\n') {
-            if (!take_event(in, root, event_bytes_max))
+            if (!take_event(in, events))
                 return false;
             skip_blanks(in);
         }
@@ -753,25 +768,11 @@ static bool take_lines(struct cursor *in, struct column *root, int64_t event_byt
     return true;
 }
 
-static bool take_document(struct cursor *in, struct column *root, int64_t event_bytes_max)
+static bool take_document(struct cursor *in, struct events *events)
 {
     skip_blanks(in);
-    if (!take(in, '[')) {
-        if (!take_event(in, root, event_bytes_max))
-            return false;
-    } else {
-        skip_blanks(in);
-        if (!take(in, ']')) {
-            do {
-                skip_blanks(in);
-                if (!take_event(in, root, event_bytes_max))
-                    return false;
-                skip_blanks(in);
-            } while (take(in, ','));
-            if (!take(in, ']'))
-                return false;
-        }
-    }
+    if (!(take(in, '[') ? take_items(in, ']', take_event, events) : take_event(in, events)))
+        return false;
     skip_blanks(in);
     return in->at == in->end;
 }
@@ -853,11 +854,12 @@ bool eagleray_columnar_read(const struct node *nodes, int64_t count, const char 
                             const uint8_t *lines, int64_t event_bytes_max, int64_t *rows, struct ArrowArray *out)
 {
     struct column root;
+    struct events events = {&root, event_bytes_max};
     bool sound = begin(&root, nodes, nodes);
     for (int64_t at = 0; sound && at < count; at++) {
         struct cursor in = {bodies[at], bodies[at] + lengths[at], lines[at]};
         int64_t before = root.length;
-        bool taken = (lines[at] ? take_lines : take_document)(&in, &root, event_bytes_max);
+        bool taken = (lines[at] ? take_lines : take_document)(&in, &events);
         if (!taken)
             cut(&root, before);
         rows[at] = taken ? root.length - before : -1;
