@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 RECONCILE_INTERVAL_S = 0.5
 LAG_RECORDS_BUSY = 2000  # a partition this far behind counts as a pool at its limit
 SCALABLE = ("validate", "window", "writer")
-
-
 COUNTING = ("validate", "window", "writer", "edge", "scheduler")  # pools whose workers have `stats`
 
 

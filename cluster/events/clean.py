@@ -22,21 +22,12 @@ import pyarrow as pa
 from cluster.events.arrow_types import arrow_schema
 from cluster.events.decode import INT_MAX, INT_MIN, allowed_integers, allowed_texts, integer_bounds, number_bounds
 from cluster.events.shape import Member, Shape
+from cluster.events.stream import EXTRA
 from cluster.events.text import is_utf8
 from cluster.events.verdict import Submission
 
-_KINDS = (
-    "text",
-    "instant",
-    "day",
-    "integer",
-    "number",
-    "boolean",
-    "json",
-    "list",
-    "struct",
-    "extras",
-)  # columnar.c: enum kind
+# enum kind of columnar.c
+_KINDS = ("text", "instant", "day", "integer", "number", "boolean", "json", "list", "struct", "extras")
 _VERSION = 2
 _LEAF = Shape("text", True)  # stands for what has no members
 _BOUNDS = {"ge": "at_least", "gt": "above", "le": "at_most", "lt": "below"}
@@ -121,16 +112,15 @@ class CleanReader:
     def __init__(self, shape: Shape, depth_max: int, event_bytes_max: int) -> None:
         """`depth_max` is the nesting allowed of one event, `event_bytes_max` its size."""
         self._read = library() if shape.depth <= depth_max and _is_known(shape) else None
-        self._schema = arrow_schema(shape).append(pa.field("_extra", pa.string()))
+        self._schema = arrow_schema(shape).append(pa.field(EXTRA, pa.string()))
         self._bytes_max = event_bytes_max
         self._nodes = _plan(shape, depth_max)
 
     def read(self, submissions: Sequence[Submission]) -> Clean | None:
         """The bodies that are taken; None: none is, for want of a library or a shape that it knows."""
-        bodies = [s.body if is_utf8(s.body) and not s.condemned else b"" for s in submissions]
-        lengths = list(map(len, bodies))
-        if self._read is None or sum(lengths) > _BYTES_MAX:
+        if self._read is None or sum(len(s.body) for s in submissions) > _BYTES_MAX:
             return None
+        bodies = [s.body if is_utf8(s.body) and not s.condemned else b"" for s in submissions]
         count, out = len(bodies), _Array()
         lines = bytes(s.form == "ndjson" and body != b"" for s, body in zip(submissions, bodies, strict=True))
         counts = np.empty(count, np.int64)
@@ -138,7 +128,7 @@ class CleanReader:
             self._nodes,
             count,
             (c_char_p * count)(*bodies),
-            (c_int64 * count)(*lengths),
+            (c_int64 * count)(*map(len, bodies)),
             lines,
             self._bytes_max,
             counts.ctypes.data,

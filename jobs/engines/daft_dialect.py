@@ -24,9 +24,7 @@ Nulls = Callable[[str, str], bool]
 """Whether a column of a table may hold nulls."""
 
 _EXACT = {"+": add, "-": sub, "*": mul}
-_KEEPING = frozenset(
-    {"min", "max", "abs"}
-)  # functions whose result is a DECIMAL as their argument is; sums have 38 digits
+_KEEPING = frozenset({"min", "max", "abs"})  # functions that are a DECIMAL as their argument is; sums have 38 digits
 _CALLS = frozenset({"user", "current_user", "session_user", "current_catalog"})  # functions, for Daft's parser
 _FRAMED = frozenset({"WINDOW_AGGREGATE", "WINDOW_FIRST_VALUE", "WINDOW_LAST_VALUE", "WINDOW_NTH_VALUE"})
 _FRAME = re.compile(rb"\b(rows|range|groups)\s+(between|unbounded|current|\d)", re.IGNORECASE)
