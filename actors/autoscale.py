@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cluster.config import PoolConfig, PoolsConfig
+from eagleray.cluster.config import PoolConfig, PoolsConfig
 
 UP_AFTER = 10  # busy observations in a row: 5 s at the controller's interval
 DOWN_AFTER = 240  # light observations in a row: 2 minutes, so that a pool does not flap

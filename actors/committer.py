@@ -17,16 +17,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from actors.closing import closing_target, may_close
-from actors.messages import CLOSED, PartitionId, Staged, Topology, WorkerReport
-from actors.peer import Peer, PeerLost
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from cluster.errors import CommitFailed, CommitUnknown, EaglerayError
-from cluster.events.stream import load_streams
-from cluster.lake.lake import Lake
-from cluster.lake.progress import NEVER
-from cluster.log.open import open_log
+from eagleray.actors.messages import CLOSED, PartitionId, Staged, Topology, WorkerReport
+from eagleray.actors.peer import Peer, PeerLost
+from eagleray.actors.window_closing import closing_target, may_close
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import CommitFailed, CommitUnknown, EaglerayError
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.progress import NEVER
+from eagleray.cluster.log.backends import open_log
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import ray
 
-from actors.autoscale import Autoscaler
-from actors.exchange import Exchange
-from actors.messages import EdgeReport, PartitionId, Topology
-from actors.peer import PeerLost, RayPeer
-from actors.pool import Kind, Member, Pool, process_facts
-from cluster.clock import SystemClock
-from cluster.config import Config
-from cluster.errors import EaglerayError
-from cluster.telemetry.logging import configure_file
+from eagleray.actors.autoscale import Autoscaler
+from eagleray.actors.messages import EdgeReport, PartitionId, Topology
+from eagleray.actors.peer import PeerLost, RayPeer
+from eagleray.actors.pool import Kind, Member, Pool, process_facts
+from eagleray.actors.rate_exchange import Exchange
+from eagleray.cluster.clock import SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import EaglerayError
+from eagleray.cluster.telemetry.logging import configure_file
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.lake.progress import CLOSED as CLOSED
+from eagleray.cluster.lake.progress import CLOSED as CLOSED
 
 PartitionId = tuple[str, int]
 """(stream, partition)."""

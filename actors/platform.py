@@ -8,19 +8,19 @@ from typing import Any
 
 import ray
 
-from actors.backend import RayBackend
-from actors.committer import Committer
-from actors.controller import Controller
-from actors.edge.server import Edge
-from actors.messages import EdgeReport
-from actors.peer import RayPeer
-from actors.pool import Kind
-from actors.validate.worker import ValidateWorker
-from actors.window.worker import WindowWorker
-from actors.writer.worker import WriterWorker
-from cluster.config import Config
-from cluster.errors import EaglerayError
-from cluster.session import NAMESPACE
+from eagleray.actors.committer import Committer
+from eagleray.actors.controller import Controller
+from eagleray.actors.edge.server import Edge
+from eagleray.actors.messages import EdgeReport
+from eagleray.actors.peer import RayPeer
+from eagleray.actors.pool import Kind
+from eagleray.actors.ray_backend import RayBackend
+from eagleray.actors.validate.worker import ValidateWorker
+from eagleray.actors.window.worker import WindowWorker
+from eagleray.actors.writer.worker import WriterWorker
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import EaglerayError
+from eagleray.cluster.ray_session import NAMESPACE
 
 CONTROLLER = "controller"
 START_TIMEOUT_S = 120.0

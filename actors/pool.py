@@ -18,9 +18,9 @@ from typing import Any
 
 import ray
 
-from actors.peer import PeerLost, RayPeer
-from cluster.session import NAMESPACE
-from cluster.telemetry.logging import configure_file
+from eagleray.actors.peer import PeerLost, RayPeer
+from eagleray.cluster.ray_session import NAMESPACE
+from eagleray.cluster.telemetry.logging import configure_file
 
 logger = logging.getLogger(__name__)
 

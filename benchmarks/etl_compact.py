@@ -23,8 +23,8 @@ import pyarrow as pa
 from etl.filling import files_of, fill, make_project
 from report import Figure, Report, show, write
 
-from cluster.lake.lake import Lake
-from jobs.builtin import compact
+from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.builtin import compact
 
 OUT = Path(__file__).resolve().parent / "out" / "etl_compact"
 TABLE = "game.events"

@@ -27,10 +27,10 @@ from etl.filling import files_of, fill, make_project
 from etl.sides import Ran, run_engine, run_spark
 from report import Figure, Report, show, write
 
-from cluster.config import Config
-from cluster.lake.lake import Lake
-from jobs.period import daily
-from jobs.project.parameters import substitute
+from eagleray.cluster.config import Config
+from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.period import daily
+from eagleray.jobs.project.parameters import substitute
 
 OUT = Path(__file__).resolve().parent / "out" / "etl_day"
 MIB = 1 << 20

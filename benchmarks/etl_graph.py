@@ -20,7 +20,7 @@ from etl.commands import eagleray
 from etl.filling import make_project
 from report import Figure, Report, show, write
 
-from cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.pin import open_snapshots
 
 OUT = Path(__file__).resolve().parent / "out" / "etl_graph"
 LAYERS = 10

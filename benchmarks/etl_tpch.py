@@ -22,8 +22,8 @@ from etl.filling import files_of, fill, make_project
 from etl.sides import Ran, differences, run_engine, run_spark
 from report import Figure, Report, show, write
 
-from cluster.config import Config
-from cluster.lake.lake import Lake
+from eagleray.cluster.config import Config
+from eagleray.cluster.lake.lake import Lake
 
 HERE = Path(__file__).resolve().parent
 QUERIES = HERE / "tpch"

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.validate.records import Records
-from cluster.clock import SystemClock
-from cluster.config import Config, EdgeConfig, StreamConfig
-from cluster.events.judge import Judge
-from cluster.events.stream import load_streams
-from cluster.events.verdict import Submission
+from eagleray.actors.validate.records import Records
+from eagleray.cluster.clock import SystemClock
+from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.events.judge import Judge
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.events.verdict import Submission
 
 ROUNDS, ROUND_S = 7, 0.4
 TEXT = {"type": "string"}

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cluster.log.dedup import Deduplicator
-from cluster.log.embedded import EmbeddedLog
-from cluster.log.protocol import Entry, Kind
-from cluster.log.record import decode_batches, encode_batch
+from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.embedded import EmbeddedLog
+from eagleray.cluster.log.protocol import Entry, Kind
+from eagleray.cluster.log.record import decode_batches, encode_batch
 
 PARTS = ("append", "record", "dedup")
 SCHEMA = pa.schema(

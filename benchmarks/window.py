@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from actors.window.state import WindowState
-from cluster.config import WindowConfig
-from cluster.windowing.batch import Batch
-from cluster.windows import WindowSpec, parse_window
+from eagleray.actors.window.state import WindowState
+from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.windowing.definition import WindowSpec, parse_window
+from eagleray.cluster.windowing.event_columns import Batch
 
 EVENTS = pa.schema([("channel", pa.string()), ("page", pa.string()), ("user", pa.string()), ("amount", pa.float64())])
 WINDOWS = {

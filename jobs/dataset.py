@@ -19,19 +19,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cluster.config import Config, load_config
-from cluster.errors import QueryRejected
-from cluster.lake.pin import open_snapshots
-from cluster.lake.scan import Pinned
-from jobs.engines.current import current
-from jobs.engines.duckdb import DuckDb, limits_of
-from jobs.engines.rows import Rows
-from jobs.engines.shape import shaped
-from jobs.project.declare import TableInput
-from jobs.project.inputs import TABLE, Inputs
-from jobs.project.signature import selection
-from jobs.sql.opened import readable
-from jobs.sql.tables import Declared
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.errors import QueryRejected
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.engines.context import current
+from eagleray.jobs.engines.duckdb import DuckDb, limits_of
+from eagleray.jobs.engines.rows import Rows
+from eagleray.jobs.engines.table_types import shaped
+from eagleray.jobs.project.declare import TableInput
+from eagleray.jobs.project.inputs import TABLE, Inputs
+from eagleray.jobs.project.signature import selection
+from eagleray.sql.session import readable
+from eagleray.sql.tables import Declared
 
 CONFIG_FILE = "eagleray.yaml"
 TIMEOUT_S = 3_600.0  # of one reading

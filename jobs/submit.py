@@ -10,25 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.config import load_config
-from cluster.errors import ConfigError, EaglerayError
+from eagleray.cluster.config import load_config
+from eagleray.cluster.errors import ConfigError, EaglerayError
+from eagleray.cluster.installation import PACKAGE
 
 EXCLUDED = ["data/", ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", "node_modules/"]
 CONFIG = "eagleray.yaml"
 START_S = 90.0  # a Ray that was just started takes some seconds until it takes jobs
-PACKAGES = ("cluster", "actors", "jobs")
-FACE = "eagleray.py"
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 def submit(target: Path, arguments: Sequence[str], address: str | None, env: Sequence[str], wait: bool) -> int:
@@ -44,11 +39,10 @@ def submit(target: Path, arguments: Sequence[str], address: str | None, env: Seq
         raise ConfigError("--no-wait", "a Ray of its own ends with the command; expected --address as well")
     runtime: dict[str, Any] = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
     if address is not None:
-        with ExitStack() as held:
-            if not here:
-                runtime["py_modules"] = held.enter_context(_shipped())
-            return _run(_url(address), entrypoint, runtime, wait)
-    from cluster.session import job_server
+        if not here:
+            runtime["py_modules"] = [str(PACKAGE)]
+        return _run(_url(address), entrypoint, runtime, wait)
+    from eagleray.cluster.ray_session import job_server
 
     with job_server() as url:
         return _run(url, entrypoint, runtime, wait)
@@ -60,21 +54,11 @@ def entry(target: Path, arguments: Sequence[str], python: str) -> tuple[Path, st
     if target.is_dir():
         if not (target / CONFIG).exists():
             raise ConfigError(str(target), f"a project has an {CONFIG}; expected a project's folder or a .py file")
-        command = [python, "-P", "-m", "cluster.cli.app", "job", *(words or ["run", "--all"])]
+        command = [python, "-P", "-m", "eagleray", "job", *(words or ["run", "--all"])]
         return target.resolve(), shlex.join(command)
     if target.suffix != ".py" or not target.is_file():
         raise ConfigError(str(target), "expected a Python script (.py) or a project's folder")
     return target.resolve().parent, shlex.join([python, target.name, *words])
-
-
-@contextmanager
-def _shipped() -> Iterator[list[str]]:
-    """Eagleray's packages, its one module as a package too: Ray ships folders."""
-    with TemporaryDirectory(prefix="er-") as temp:
-        face = Path(temp) / "eagleray"
-        face.mkdir()
-        shutil.copyfile(_ROOT / FACE, face / "__init__.py")
-        yield [*(str(_ROOT / name) for name in PACKAGES), str(face)]
 
 
 def _url(address: str) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 import uvloop
 
-from actors.edge.server import Edge
-from cluster.config import Config
-from cluster.errors import QueryFailed, QueryRejected
-from cluster.events.verdict import Answer, Reason, Submission
+from eagleray.actors.edge.server import Edge
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import QueryFailed, QueryRejected
+from eagleray.cluster.events.verdict import Answer, Reason, Submission
 
 WINDOW = {"tumble": "1m", "group_by": ["user"], "aggregate": {"n": "count()"}}
 STREAMS = {

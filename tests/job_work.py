@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.config import Config
-from cluster.errors import ConfigError, JobFailed
-from jobs.model import Job, Limits, Schedule, Source
-from jobs.period import Period
-from jobs.run.outcome import Outcome
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError, JobFailed
+from eagleray.jobs.model import Job, Limits, Schedule, Source
+from eagleray.jobs.period import Period
+from eagleray.jobs.run.outcome import Outcome
 
 SQL = Source(Path("jobs/x.sql"), 1, sql="SELECT 1")
 

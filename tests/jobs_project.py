@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.config import Config
-from cluster.lake.pin import open_snapshots
-from jobs.engines.execute import execute
-from jobs.engines.incremental import Position
-from jobs.model import Job, Source
-from jobs.period import Period, daily
+from eagleray.cluster.config import Config
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.jobs.engines.execute import execute
+from eagleray.jobs.engines.incremental import Position
+from eagleray.jobs.model import Job, Source
+from eagleray.jobs.period import Period, daily
 
 DAY = daily(date(2015, 9, 12))
 STREAM = {"schema": "s.json", "time": "time", "windows": {"per_user": {"tumble": "1m", "aggregate": {"n": "count()"}}}}

@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.config import Config, StreamConfig
-from cluster.errors import CommitFailed
-from cluster.events.paths import FieldPath
-from cluster.events.schema import EventSchema
-from cluster.events.stream import Stream
-from cluster.lake.lake import Lake
-from cluster.windows import parse_window
+from eagleray.cluster.config import Config, StreamConfig
+from eagleray.cluster.errors import CommitFailed
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.events.schema import EventSchema
+from eagleray.cluster.events.stream import Stream
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.windowing.definition import parse_window
 
 TIME = pa.timestamp("us", "UTC")
 SCHEMA = pa.schema([pa.field("time", TIME), pa.field("user", pa.string()), pa.field("n", pa.int64())])

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.lake.lake import Lake
-from jobs.model import Check, Job, Mode, Source
-from jobs.period import Period, daily
-from jobs.publish.audit import publish
-from jobs.publish.mark import Published, RunMark
+from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.model import Check, Job, Mode, Source
+from eagleray.jobs.period import Period, daily
+from eagleray.jobs.publish.publish import publish
+from eagleray.jobs.publish.run_mark import Published, RunMark
 from tests.lake_tables import make_config
 
 OUTPUT = "reports.daily"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.lake.lake import Lake
-from jobs.sql.query import Sql
+from eagleray.cluster.lake.lake import Lake
+from eagleray.sql.query import Sql
 from tests.lake_tables import EVENTS
 
 

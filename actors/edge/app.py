@@ -10,24 +10,24 @@ from typing import Any
 
 from aiohttp import web
 
-from actors.edge.auth import Gate
-from actors.edge.backend import Backend
-from actors.edge.flight import InFlight
-from actors.edge.ingest import Ingest
-from actors.edge.isolate import Isolate, Probe
-from actors.edge.meters import Meters
-from actors.edge.openapi import document
-from actors.edge.pools import Pools
-from actors.edge.rate import Rates
-from actors.edge.refusal import refusal_of, refuse
-from actors.edge.routes import Call, Router
-from actors.edge.sql import Sql
-from actors.edge.status import Status
-from actors.edge.table import table
-from actors.edge.windows import Windows
-from cluster.config import Config
-from cluster.keys import KeyRing
-from cluster.telemetry.metrics import PROCESS, labelled
+from eagleray.actors.edge.auth import Gate
+from eagleray.actors.edge.backend_protocol import Backend
+from eagleray.actors.edge.in_flight import InFlight
+from eagleray.actors.edge.ingest import Ingest
+from eagleray.actors.edge.meters import Meters
+from eagleray.actors.edge.openapi import document
+from eagleray.actors.edge.pools import Pools
+from eagleray.actors.edge.quarantine.isolation import Isolate, Probe
+from eagleray.actors.edge.rate_limit import Rates
+from eagleray.actors.edge.refusal import refusal_of, refuse
+from eagleray.actors.edge.route_table import table
+from eagleray.actors.edge.routes import Call, Router
+from eagleray.actors.edge.sql import Sql
+from eagleray.actors.edge.status import Status
+from eagleray.actors.edge.windows import Windows
+from eagleray.cluster.api_keys import KeyRing
+from eagleray.cluster.config import Config
+from eagleray.cluster.telemetry.metrics import PROCESS, labelled
 
 
 class App:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from actors.edge.refusal import Refusal
-from cluster.keys import ANONYMOUS, ApiKey, KeyRing
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.cluster.api_keys import ANONYMOUS, ApiKey, KeyRing
 
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 

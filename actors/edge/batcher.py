@@ -14,10 +14,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from actors.edge.backend import Unavailable
-from actors.edge.meters import Meters
-from cluster.config import EdgeConfig
-from cluster.events.verdict import Answer, Submission
+from eagleray.actors.edge.backend_protocol import Unavailable
+from eagleray.actors.edge.meters import Meters
+from eagleray.cluster.config import EdgeConfig
+from eagleray.cluster.events.verdict import Answer, Submission
 
 STUCK_S = 0.1  # a batch that takes longer is no reason any more for others to wait: its worker may be stopped
 Submit = Callable[[list[Submission], float], Awaitable[list[Answer]]]

@@ -10,12 +10,12 @@ import asyncio
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from actors.edge import count
-from actors.edge.flight import Lease
-from actors.edge.inflate import CODINGS, Broken, inflate
-from actors.edge.refusal import Refusal
-from cluster.config import EdgeConfig
-from cluster.events.verdict import Form
+from eagleray.actors.edge import event_count as count
+from eagleray.actors.edge.in_flight import Lease
+from eagleray.actors.edge.inflate import CODINGS, Broken, inflate
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.cluster.config import EdgeConfig
+from eagleray.cluster.events.verdict import Form
 
 _INLINE_BYTES = 64 << 10  # bodies that need a scan and are larger leave the event loop
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
-from actors.edge.refusal import Refusal, refuse, retry_after
+from eagleray.actors.edge.refusal import Refusal, refuse, retry_after
 
 logger = logging.getLogger(__name__)
 

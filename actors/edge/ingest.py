@@ -11,16 +11,16 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from actors.edge.batcher import Batcher, Submit
-from actors.edge.body import check_count, coding_of, inflated, read_body
-from actors.edge.flight import InFlight, Lease
-from actors.edge.meters import Meters
-from actors.edge.rate import Rates
-from actors.edge.refusal import Refusal
-from actors.edge.routes import Call
-from cluster.config import Config
-from cluster.events.verdict import ATTEMPT_HEADER, Answer, Form, Submission
-from cluster.keys import ApiKey
+from eagleray.actors.edge.batcher import Batcher, Submit
+from eagleray.actors.edge.body import check_count, coding_of, inflated, read_body
+from eagleray.actors.edge.in_flight import InFlight, Lease
+from eagleray.actors.edge.meters import Meters
+from eagleray.actors.edge.rate_limit import Rates
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.actors.edge.routes import Call
+from eagleray.cluster.api_keys import ApiKey
+from eagleray.cluster.config import Config
+from eagleray.cluster.events.verdict import ATTEMPT_HEADER, Answer, Form, Submission
 
 FORMS: dict[str, Form] = {
     "application/json": "json",

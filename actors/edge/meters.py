@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from cluster.events.verdict import Answer
-from cluster.telemetry.histogram import Histogram, Recent
-from cluster.telemetry.metrics import sample
-from cluster.telemetry.prometheus import histogram_samples
+from eagleray.cluster.events.verdict import Answer
+from eagleray.cluster.telemetry.histogram import Histogram, Recent
+from eagleray.cluster.telemetry.metrics import sample
+from eagleray.cluster.telemetry.prometheus import histogram_samples
 
 
 class Meters:

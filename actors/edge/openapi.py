@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from actors.edge.pools import POOLS
-from actors.edge.routes import Route
-from cluster.config import Config
+from eagleray.actors.edge.pools import POOLS
+from eagleray.actors.edge.routes import Route
+from eagleray.cluster.config import Config
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _RETRIED = (429, 503)

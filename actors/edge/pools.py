@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from actors.edge.backend import Backend
-from actors.edge.body import read_body
-from actors.edge.flight import InFlight
-from actors.edge.refusal import Refusal
-from actors.edge.routes import Call
-from cluster.config import Config
+from eagleray.actors.edge.backend_protocol import Backend
+from eagleray.actors.edge.body import read_body
+from eagleray.actors.edge.in_flight import InFlight
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.actors.edge.routes import Call
+from eagleray.cluster.config import Config
 
 POOLS = ("validate", "window", "writer")
 

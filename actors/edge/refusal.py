@@ -13,8 +13,8 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
-from actors.edge.backend import Unavailable
-from cluster.errors import EaglerayError, LogCorrupt, LogUnavailable, Overloaded, QueryFailed, QueryRejected
+from eagleray.actors.edge.backend_protocol import Unavailable
+from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogUnavailable, Overloaded, QueryFailed, QueryRejected
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from actors.edge.refusal import Refusal
-from cluster.keys import ApiKey
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.cluster.api_keys import ApiKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ import os
 import socket
 from collections.abc import Mapping
 
-from actors.edge.app import App
-from actors.edge.backend import Backend
-from actors.edge.connection import Connection, HttpServer
-from cluster.config import Config
-from cluster.errors import ConfigError
+from eagleray.actors.edge.app import App
+from eagleray.actors.edge.backend_protocol import Backend
+from eagleray.actors.edge.connection import Connection, HttpServer
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

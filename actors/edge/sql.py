@@ -7,12 +7,12 @@ import asyncio
 import msgspec
 from aiohttp import web
 
-from actors.edge.backend import Backend
-from actors.edge.body import read_body
-from actors.edge.flight import InFlight
-from actors.edge.refusal import Refusal
-from actors.edge.routes import Call
-from cluster.config import Config
+from eagleray.actors.edge.backend_protocol import Backend
+from eagleray.actors.edge.body import read_body
+from eagleray.actors.edge.in_flight import InFlight
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.actors.edge.routes import Call
+from eagleray.cluster.config import Config
 
 ARROW = "application/vnd.apache.arrow.stream"
 QUERY_BYTES_MAX = 64 << 10

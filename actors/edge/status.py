@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from actors.edge.auth import Gate
-from actors.edge.backend import Backend
-from actors.edge.refusal import Refusal, retry_after
-from actors.edge.routes import Call
-from cluster.config import Config, StreamConfig
-from cluster.duration import format_duration
-from cluster.telemetry.gather import platform_samples
-from cluster.telemetry.prometheus import CONTENT_TYPE, render
+from eagleray.actors.edge.auth import Gate
+from eagleray.actors.edge.backend_protocol import Backend
+from eagleray.actors.edge.refusal import Refusal, retry_after
+from eagleray.actors.edge.routes import Call
+from eagleray.cluster.config import Config, StreamConfig
+from eagleray.cluster.duration import format_duration
+from eagleray.cluster.telemetry.gather import platform_samples
+from eagleray.cluster.telemetry.prometheus import CONTENT_TYPE, render
 
 logger = logging.getLogger(__name__)
 

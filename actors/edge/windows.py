@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 from aiohttp import web
 
-from actors.edge.backend import Backend
-from actors.edge.refusal import Refusal
-from actors.edge.routes import Call
-from cluster.config import Config
+from eagleray.actors.edge.backend_protocol import Backend
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.actors.edge.routes import Call
+from eagleray.cluster.config import Config
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OFFSET = re.compile(r" (?=\d\d:\d\d$)")

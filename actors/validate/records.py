@@ -10,10 +10,10 @@ from itertools import count
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.judge import Judged
-from cluster.events.stream import REJECT_SCHEMA
-from cluster.log.protocol import Entry, Kind
-from cluster.log.record import encode_batch
+from eagleray.cluster.events.judge import Judged
+from eagleray.cluster.events.stream import REJECT_SCHEMA
+from eagleray.cluster.log.protocol import Entry, Kind
+from eagleray.cluster.log.record import encode_batch
 
 
 def split(batch: pa.RecordBatch, partition_of: np.ndarray) -> list[tuple[int, pa.RecordBatch]]:

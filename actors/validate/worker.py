@@ -12,15 +12,15 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-from actors.validate.records import Records
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from cluster.events.hashing import hash_seed
-from cluster.events.judge import Judge, Judged
-from cluster.events.stream import load_streams
-from cluster.events.verdict import Answer, Submission, pack, unpack_submissions
-from cluster.log.open import open_log
-from cluster.telemetry.metrics import sample
+from eagleray.actors.validate.records import Records
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.events.judge import Judge, Judged
+from eagleray.cluster.events.seeded_hash import hash_seed
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.events.verdict import Answer, Submission, pack, unpack_submissions
+from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.telemetry.metrics import sample
 
 
 class ValidateWorker:

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from actors.window.state import Missed
-from cluster.events.stream import EXTRA
-from cluster.windowing.batch import Batch
-from cluster.windowing.merge import json_value
+from eagleray.actors.window.state import Missed
+from eagleray.cluster.events.stream import EXTRA
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.merge import json_value
 
 LATE_SCHEMA = pa.schema(
     [

@@ -16,18 +16,18 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from actors.window.late import LATE_SCHEMA, Late, Place, event_text, late_rows, places
-from actors.window.snapshot import Snapshot, SnapshotStore
-from actors.window.state import Missed, Run, WindowState
-from cluster.clock import Clock
-from cluster.events.filter import Filter
-from cluster.events.stream import TIME, Stream
-from cluster.log.dedup import Deduplicator
-from cluster.log.protocol import Entry, EventLog, Kind
-from cluster.log.reader import Chunk, PartitionReader
-from cluster.log.record import encode_control
-from cluster.windowing.batch import Batch
-from cluster.windowing.watermark import NEVER, watermarks
+from eagleray.actors.window.late import LATE_SCHEMA, Late, Place, event_text, late_rows, places
+from eagleray.actors.window.snapshot import Snapshot, SnapshotStore
+from eagleray.actors.window.state import Missed, Run, WindowState
+from eagleray.cluster.clock import Clock
+from eagleray.cluster.events.filter import Filter
+from eagleray.cluster.events.stream import TIME, Stream
+from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.protocol import Entry, EventLog, Kind
+from eagleray.cluster.log.reader import Chunk, PartitionReader
+from eagleray.cluster.log.record import encode_control
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.watermark import NEVER, watermarks
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
-from cluster.durable import sync_directory
+from eagleray.cluster.durable import sync_directory
 
 logger = logging.getLogger(__name__)
 

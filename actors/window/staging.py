@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.messages import Progress, Staged, partition_key
-from actors.window.partition import View
+from eagleray.actors.messages import Progress, Staged, partition_key
+from eagleray.actors.window.partition import View
 
 Write = Callable[[str, pa.Table], list[Any]]
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.windowing.assign import Panes, missed_windows, panes
-from cluster.windowing.batch import Batch
-from cluster.windowing.merge import closing_times
-from cluster.windowing.partial import B, Layout, times
-from cluster.windowing.session import group_hashes, still_open
-from cluster.windowing.watermark import NEVER, Int64
-from cluster.windows import WindowSpec
+from eagleray.cluster.windowing.assign import Panes, missed_windows, panes
+from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.merge import closing_times
+from eagleray.cluster.windowing.partial import B, Layout, times
+from eagleray.cluster.windowing.sessions import group_hashes, still_open
+from eagleray.cluster.windowing.watermark import NEVER, Int64
 
 FAN_OUT = 8
 TIER_MIN = 512  # runs below this many rows are of one tier

@@ -16,20 +16,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.messages import CLOSED, PartitionId, PartitionReport, Progress, Staged, WorkerReport, partition_key
-from actors.window.partition import View, WindowPartition
-from actors.window.staging import LateStaging
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from cluster.errors import EaglerayError, LogUnavailable
-from cluster.events.stream import load_streams
-from cluster.lake.lake import Lake
-from cluster.log.open import open_log
-from cluster.log.protocol import EventLog
-from cluster.telemetry.metrics import sample
-from cluster.windowing.merge import close, open_rows, select
-from cluster.windowing.partial import Layout
-from cluster.windowing.watermark import NEVER
+from eagleray.actors.messages import CLOSED, PartitionId, PartitionReport, Progress, Staged, WorkerReport, partition_key
+from eagleray.actors.window.partition import View, WindowPartition
+from eagleray.actors.window.staging import LateStaging
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import EaglerayError, LogUnavailable
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.log.protocol import EventLog
+from eagleray.cluster.telemetry.metrics import sample
+from eagleray.cluster.windowing.merge import close, open_rows, select
+from eagleray.cluster.windowing.partial import Layout
+from eagleray.cluster.windowing.watermark import NEVER
 
 logger = logging.getLogger(__name__)
 

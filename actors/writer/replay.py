@@ -6,7 +6,7 @@ and what is missing of them from the log.
 
 from __future__ import annotations
 
-from cluster.log.protocol import Bounds, Readable, Record
+from eagleray.cluster.log.protocol import Bounds, Readable, Record
 
 HORIZONS = 2
 """How many horizons are replayed without saved state. One is not enough: whether a horizon's first event was stored,

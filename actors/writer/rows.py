@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.events.stream import EXTRA, SOURCE, Stream
-from cluster.log.reader import Chunk
+from eagleray.cluster.events.stream import EXTRA, SOURCE, Stream
+from eagleray.cluster.log.reader import Chunk
 
 _TIME = pa.timestamp("us", "UTC")
 

@@ -11,15 +11,15 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 
-from actors.messages import PartitionId, PartitionReport, Progress, Staged, WorkerReport
-from actors.writer.share import Share
-from actors.writer.tap import Tap
-from cluster.config import Config
-from cluster.events.stream import Stream, load_streams
-from cluster.lake.lake import Lake
-from cluster.log.open import open_log
-from cluster.log.protocol import EventLog
-from cluster.telemetry.metrics import sample
+from eagleray.actors.messages import PartitionId, PartitionReport, Progress, Staged, WorkerReport
+from eagleray.actors.writer.partition_reader import Tap
+from eagleray.actors.writer.stream_writer import Share
+from eagleray.cluster.config import Config
+from eagleray.cluster.events.stream import Stream, load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.log.protocol import EventLog
+from eagleray.cluster.telemetry.metrics import sample
 
 logger = logging.getLogger(__name__)
 

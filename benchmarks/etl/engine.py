@@ -24,13 +24,13 @@ DAY = date(2026, 6, 1)
 def main(file: Path, out: Path, wanted: list[str]) -> None:
     """Run every job of the project, or those that are named, once, in order."""
     began = time.perf_counter()
-    from cluster.config import load_config
-    from cluster.errors import EaglerayError
-    from cluster.lake.pin import open_snapshots
-    from cluster.session import connect
-    from jobs.engines.execute import execute
-    from jobs.period import daily
-    from jobs.project.load import load_project
+    from eagleray.cluster.config import load_config
+    from eagleray.cluster.errors import EaglerayError
+    from eagleray.cluster.lake.pin import open_snapshots
+    from eagleray.cluster.ray_session import connect
+    from eagleray.jobs.engines.execute import execute
+    from eagleray.jobs.period import daily
+    from eagleray.jobs.project.load import load_project
 
     config = load_config(file)
     project = load_project(config)
@@ -64,7 +64,7 @@ def _start_daft() -> None:
     """Have Daft's workers started, as Spark's executors are before it is asked."""
     import daft
 
-    from jobs.engines.daft import use_cluster
+    from eagleray.jobs.engines.daft import use_cluster
 
     use_cluster()
     daft.from_pydict({"n": [1]}).distinct().collect()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cluster.config import Config, load_config
-from cluster.lake.lake import Lake
-from cluster.lake.pin import open_snapshots
-from cluster.lake.replace import Change
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.replace import Change
 
 
 def make_project(directory: Path, settings: str = "") -> Config:

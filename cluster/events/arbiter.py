@@ -1,7 +1,8 @@
 """The last word on one event, exact and slow: strict JSON, the validator (or the pydantic model), and our own rules.
 
-Called by `reading` and `judge` for what the fast path cannot take. docs/json.md lists the rules for JSON. The fast path
-may accept only what this accepts, with equal values (tests/unit/test_judge_agrees.py).
+Called by `json_reader` and `judge` for what the fast path cannot take. docs/json.md lists the rules
+for JSON. The fast path may accept only what this accepts, with equal values
+(tests/unit/test_judge_agrees.py).
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from typing import Any
 
 import msgspec
 
-from cluster.config import EdgeConfig
-from cluster.events.decode import INT_MAX, INT_MIN, is_double
-from cluster.events.event_time import NEVER, EventTime
-from cluster.events.instants import instant_text, instant_us
-from cluster.events.model import MODEL_DEPTH_MAX, ModelJudge, is_plain, load_model
-from cluster.events.rules import validator
-from cluster.events.shape import Shape
-from cluster.events.stream import Stream
-from cluster.events.text import Malformed, Rounded, Unheld, depth, parse
-from cluster.events.unknown import Unknown
-from cluster.events.verdict import Reason
+from eagleray.cluster.config import EdgeConfig
+from eagleray.cluster.events.decode import INT_MAX, INT_MIN, is_double
+from eagleray.cluster.events.event_time import NEVER, EventTime
+from eagleray.cluster.events.instants import instant_text, instant_us
+from eagleray.cluster.events.json_text import Malformed, Rounded, Unheld, depth, parse
+from eagleray.cluster.events.model import MODEL_DEPTH_MAX, ModelJudge, is_plain, load_model
+from eagleray.cluster.events.shape import Shape
+from eagleray.cluster.events.stream import Stream
+from eagleray.cluster.events.unknown_fields import Unknown
+from eagleray.cluster.events.validator import validator
+from eagleray.cluster.events.verdict import Reason
 
 DETAIL_MAX = 300  # characters; a detail quotes the event, and events may be large
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from cluster.events.instants import INSTANT
-from cluster.events.shape import Shape
+from eagleray.cluster.events.instants import INSTANT
+from eagleray.cluster.events.shape import Shape
 
 JSON_METADATA = {b"json": b"1"}
 """Marks a string field that holds JSON text."""

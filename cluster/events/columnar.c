@@ -1,6 +1,6 @@
 /* Clean events become Arrow columns without a Python object between: the hot path of validation.
  *
- * Called by clean.py through ctypes, which also says what a shape looks like (struct node). A body is taken only if
+ * Called by fast_path.py through ctypes, which also says what a shape looks like (struct node). A body is taken only if
  * every event of it certainly passes the shape: one doubt (a type, a bound, a repeated field, an unknown one below the
  * top, a number whose value needs thought) refuses the body as a whole and leaves no trace of it; the general path
  * judges it then. So there are no errors to tell here, and no rule is laxer than the arbiter's.
@@ -20,7 +20,7 @@
 enum kind { TEXT, INSTANT, DAY, INTEGER, NUMBER, BOOLEAN, JSON, LIST, STRUCT, EXTRAS };
 
 /* A value of the shape; the root comes first, the members of a struct follow one another. If the last of them is
- * EXTRAS, members of other names become its value: JSON text of an object. Mirrored by clean._Node. */
+ * EXTRAS, members of other names become its value: JSON text of an object. Mirrored by fast_path._Node. */
 struct node {
     const char *key; /* as a member: its name in UTF-8 */
     int64_t key_length;

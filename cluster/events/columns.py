@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from msgspec.structs import astuple
 
-from cluster.events.arrow_types import arrow_field, arrow_type
-from cluster.events.checks import Check, value_check
-from cluster.events.instants import days, instants
-from cluster.events.layout import UUID, UUID_LENGTH, ByteTable
-from cluster.events.shape import Shape
+from eagleray.cluster.events.arrow_types import arrow_field, arrow_type
+from eagleray.cluster.events.instants import days, instants
+from eagleray.cluster.events.shape import Shape
+from eagleray.cluster.events.text_layout import UUID, UUID_LENGTH, ByteTable
+from eagleray.cluster.events.value_checks import Check, value_check
 
 _EXACT = 2.0**53  # an integer literal from here on may have been rounded when it became a double
 _NULL = b"null"
@@ -256,5 +256,5 @@ class EventColumns:
         return self._root.arrays(self._root.by_member(structs), None, suspects)
 
     def verify(self, arrays: Sequence[pa.Array], suspects: Suspects) -> None:
-        """Mark rows of columns from `clean` that the checks do not pass."""
+        """Mark rows of columns from `fast_path` that the checks do not pass."""
         self._root.verify_members(arrays, None, suspects)

@@ -1,7 +1,8 @@
 """The fast decoders of a stream: strict msgspec structs generated from its shape, constraints included.
 
-Called by `reading`. What a decoder takes, and the columns' checks do not mark, the arbiter accepts with equal values. A
-struct's fields are `f0`, `f1`, … in the order of the shape's members; an absent optional field is None.
+Called by `json_reader`. What a decoder takes, and the columns' checks do not mark, the arbiter
+accepts with equal values. A struct's fields are `f0`, `f1`, … in the order of the shape's members;
+an absent optional field is None.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cluster.events.shape import Member, Shape
+from eagleray.cluster.events.shape import Member, Shape
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
@@ -20,7 +21,7 @@ class Decoders:
     """Decoders of one event, and of an array of events.
 
     The closed ones refuse fields that the shape does not name, at any level; the open ones skip them, and
-    `unknown.Unknown` finds them. Either refuses what the schema refuses to carry (`additionalProperties`).
+    `unknown_fields.Unknown` finds them. Either refuses what the schema refuses to carry (`additionalProperties`).
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -105,7 +106,7 @@ def _integer(shape: Shape) -> Any:
         return Literal[tuple(wholes)]
     low, high = integer_bounds(shape.schema)
     if low > high:
-        return int  # nothing passes; `checks` marks every value
+        return int  # nothing passes; `value_checks` marks every value
     return Annotated[int, msgspec.Meta(ge=low, le=high)]
 
 
@@ -123,7 +124,7 @@ def number_bounds(schema: Any) -> dict[str, float]:
 
 def _number(shape: Shape) -> Any:
     bounds: Any = number_bounds(shape.schema)
-    for pair in (("ge", "gt"), ("le", "lt")):  # msgspec takes one of each; `checks` holds what is left out
+    for pair in (("ge", "gt"), ("le", "lt")):  # msgspec takes one of each; `value_checks` holds what is left out
         if set(pair) <= set(bounds):
             del bounds[pair[0]]
     return Annotated[float, msgspec.Meta(**bounds)]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.instants import INSTANT, MAX_US, MIN_US, instant_us, instants
-from cluster.events.stream import Stream
+from eagleray.cluster.events.instants import INSTANT, MAX_US, MIN_US, instant_us, instants
+from eagleray.cluster.events.stream import Stream
 
 _UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 NEVER = object()

@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import ConfigError
+from eagleray.cluster.errors import ConfigError
 
 _SETTINGS: dict[str, Any] = {"enable_external_access": False, "threads": 1, "autoload_known_extensions": False}
 _EXPRESSIONS = {"BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION"}

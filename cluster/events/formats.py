@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jsonschema
 from rfc3986_validator import validate_rfc3986
 
-from cluster.events.instants import day, instant_us
+from eagleray.cluster.events.instants import day, instant_us
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"

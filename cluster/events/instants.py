@@ -12,7 +12,7 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.layout import ByteTable, Layout
+from eagleray.cluster.events.text_layout import ByteTable, Layout
 
 INSTANT = pa.timestamp("us", "UTC")
 DAY_US = 86_400_000_000

@@ -1,8 +1,9 @@
 """Judges requests of one stream: bodies in, one Arrow batch of the accepted events and one answer per request out.
 
-Called by the validate workers. Neighbours: `clean` (bodies to Arrow, where nothing is doubtful), else `reading` (bodies
-to rows) and `columns` (rows to Arrow), `arbiter` (the last word), `identity` (ids and partitions). Either fast path
-accepts only what the arbiter accepts, with equal values.
+Called by the validate workers. Neighbours: `fast_path` (bodies to Arrow, where nothing is
+doubtful), else `json_reader` (bodies to rows) and `columns` (rows to Arrow), `arbiter` (the last
+word), `event_identity` (ids and partitions). Either fast path accepts only what the arbiter
+accepts, with equal values.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.clock import iso
-from cluster.config import EdgeConfig
-from cluster.duration import format_duration
-from cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
-from cluster.events.clean import CleanReader
-from cluster.events.columns import EventColumns, Suspects
-from cluster.events.event_time import EventTime
-from cluster.events.identity import FieldReader, Identity, id_column
-from cluster.events.instants import MAX_US
-from cluster.events.reading import Reader, Reading
-from cluster.events.rules import validator
-from cluster.events.stream import Stream
-from cluster.events.verdict import Answer, Rejection, Submission
+from eagleray.cluster.clock import iso
+from eagleray.cluster.config import EdgeConfig
+from eagleray.cluster.duration import format_duration
+from eagleray.cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
+from eagleray.cluster.events.columns import EventColumns, Suspects
+from eagleray.cluster.events.event_identity import FieldReader, Identity, id_column
+from eagleray.cluster.events.event_time import EventTime
+from eagleray.cluster.events.fast_path import CleanReader
+from eagleray.cluster.events.instants import MAX_US
+from eagleray.cluster.events.json_reader import Reader, Reading
+from eagleray.cluster.events.stream import Stream
+from eagleray.cluster.events.validator import validator
+from eagleray.cluster.events.verdict import Answer, Rejection, Submission
 
 
 @dataclass(frozen=True)

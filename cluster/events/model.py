@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.errors import ConfigError
+from eagleray.cluster.errors import ConfigError
 
 MODEL_DEPTH_MAX = 190  # pydantic's JSON reader refuses 200 levels
 _PLAIN: dict[str, frozenset[str]] = {

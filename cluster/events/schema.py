@@ -1,6 +1,6 @@
 """A stream's schema, read from a JSON Schema file or a pydantic model: the one source of Arrow types and verdicts.
 
-`document` checks the JSON Schema, `shape` makes of it what the others follow, `model` loads pydantic.
+`schema_document` checks the JSON Schema, `shape` makes of it what the others follow, `model` loads pydantic.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.events.arrow_types import arrow_schema
-from cluster.events.document import read_document
-from cluster.events.model import ModelReference, load_model
-from cluster.events.shape import Shape, root_shape
+from eagleray.cluster.events.arrow_types import arrow_schema
+from eagleray.cluster.events.model import ModelReference, load_model
+from eagleray.cluster.events.schema_document import read_document
+from eagleray.cluster.events.shape import Shape, root_shape
 
 
 @dataclass(frozen=True)

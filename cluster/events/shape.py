@@ -1,7 +1,8 @@
 """What an event looks like, references resolved: a tree that Arrow types, decoders, columns and arbiter all follow.
 
-Made from a checked document (`document`). Where a schema leaves more than one type open, its shape is JSON text, and
-the validator (`rules`) judges each value: so every document has a shape, and what is fast is a matter of shape alone.
+Made from a checked document (`schema_document`). Where a schema leaves more than one type open, its
+shape is JSON text, and the validator (`validator`) judges each value: so every document has a
+shape, and what is fast is a matter of shape alone.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cluster.errors import ConfigError
-from cluster.events.document import ASSERTIONS, is_annotation, is_draft_7, lookup
-from cluster.events.rules import validator
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.schema_document import ASSERTIONS, is_annotation, is_draft_7, lookup
+from eagleray.cluster.events.validator import validator
 
 Kind = Literal["text", "instant", "day", "integer", "number", "boolean", "list", "struct", "json"]
 Extras = Literal["keep", "refuse", "check"]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cluster.config import Config, StreamConfig
-from cluster.errors import ConfigError
-from cluster.events.arrow_types import JSON_METADATA
-from cluster.events.filter import check_filter
-from cluster.events.paths import FieldPath
-from cluster.events.schema import EventSchema, load_schema
-from cluster.windows import WindowSpec, field_type, parse_window
+from eagleray.cluster.config import Config, StreamConfig
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.arrow_types import JSON_METADATA
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.events.filter import check_filter
+from eagleray.cluster.events.schema import EventSchema, load_schema
+from eagleray.cluster.windowing.definition import WindowSpec, field_type, parse_window
 
 TIME = "_time"  # event time, int64 microseconds since the epoch
 ID = "_id"  # 16-byte hash of the deduplication id; null: not deduplicated

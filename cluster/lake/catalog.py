@@ -16,9 +16,9 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from sqlalchemy.pool import NullPool
 
-from cluster.config import Config
-from cluster.errors import ConfigError
-from cluster.lake.disk import IMPLEMENTATION
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.durable_io import IMPLEMENTATION
 
 NAME = "eagleray"
 BUSY_TIMEOUT_S = 30  # a locked catalog is waited for this long before the commit counts as unknown

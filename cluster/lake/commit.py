@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
-from cluster.errors import CommitFailed
-from cluster.lake.attempts import OneShot, settle
-from cluster.lake.manifests import TieredAppend
-from cluster.lake.progress import PROPERTY, check_step, decode, encode, standing
+from eagleray.cluster.errors import CommitFailed
+from eagleray.cluster.lake.commit_loop import OneShot, settle
+from eagleray.cluster.lake.manifests import TieredAppend
+from eagleray.cluster.lake.progress import PROPERTY, check_step, decode, encode, standing
 
 
 def commit(

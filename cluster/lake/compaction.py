@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile
 
-from cluster.errors import CommitFailed
-from cluster.lake.lake import Lake
-from cluster.lake.manifests import FILES_MAX, live_files
-from cluster.lake.packing import bins, by_order
-from cluster.lake.replace import Change
-from cluster.lake.scan import ScanPlan
+from eagleray.cluster.errors import CommitFailed
+from eagleray.cluster.lake.bin_packing import bins, by_order
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.manifests import FILES_MAX, live_files
+from eagleray.cluster.lake.replace import Change
+from eagleray.cluster.lake.scan import ScanPlan
 
 COMMIT_BYTES = 4 << 30  # of files that one commit replaces: what a refused commit has done in vain
 SORT_BYTES = 96 << 20  # of Arrow data in one sorted run, for each core

@@ -25,9 +25,9 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
-from cluster.clock import Clock
-from cluster.lake.attempts import OneShot
-from cluster.lake.manifests import live_files, may_hold
+from eagleray.cluster.clock import Clock
+from eagleray.cluster.lake.commit_loop import OneShot
+from eagleray.cluster.lake.manifests import live_files, may_hold
 
 logger = logging.getLogger(__name__)
 

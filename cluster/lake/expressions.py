@@ -24,7 +24,7 @@ from pyiceberg.expressions import (
 from pyiceberg.manifest import DataFile
 from pyiceberg.types import DateType, IcebergType, IntegerType, LongType, StringType, TimestampType, TimestamptzType
 
-from cluster.lake import predicate as p
+from eagleray.cluster.lake import predicate as p
 
 _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     "=": EqualTo,

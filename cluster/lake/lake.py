@@ -22,20 +22,20 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
-from cluster.clock import Clock, SystemClock, iso
-from cluster.config import Config
-from cluster.events.stream import Stream
-from cluster.lake.catalog import metadata_location, open_catalog
-from cluster.lake.commit import commit
-from cluster.lake.evolve import ensure_table
-from cluster.lake.expire import Expired, Expiry, Retention
-from cluster.lake.files import FileWriter
-from cluster.lake.filestream import SORT_BYTES, FileStream
-from cluster.lake.outputs import ensure_output
-from cluster.lake.progress import decode
-from cluster.lake.replace import Change, drop, forward, keep, main_line, replace
-from cluster.lake.scan import Pinned
-from cluster.lake.tables import table_specs
+from eagleray.cluster.clock import Clock, SystemClock, iso
+from eagleray.cluster.config import Config
+from eagleray.cluster.events.stream import Stream
+from eagleray.cluster.lake.catalog import metadata_location, open_catalog
+from eagleray.cluster.lake.commit import commit
+from eagleray.cluster.lake.expire import Expired, Expiry, Retention
+from eagleray.cluster.lake.job_tables import ensure_output
+from eagleray.cluster.lake.parquet_files import FileWriter
+from eagleray.cluster.lake.parquet_stream import SORT_BYTES, FileStream
+from eagleray.cluster.lake.progress import decode
+from eagleray.cluster.lake.replace import Change, drop, forward, keep, main_line, replace
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.lake.schema_evolution import ensure_table
+from eagleray.cluster.lake.stream_tables import table_specs
 
 
 class Lake:

@@ -15,7 +15,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
-from cluster.lake.lake import Lake
+from eagleray.cluster.lake.lake import Lake
 
 logger = logging.getLogger(__name__)
 

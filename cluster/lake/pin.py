@@ -1,6 +1,6 @@
 """Pins tables of the lake for reading: all of a query's tables at one moment of the catalog, without writing anything.
 
-Used by `jobs.sql`. The default catalog (SQLite) is read directly, all tables in one transaction: a query then sees
+Used by `sql`. The default catalog (SQLite) is read directly, all tables in one transaction: a query then sees
 every table as of one instant, and the command line starts without SQLAlchemy. Other catalogs go through pyiceberg,
 table by table.
 """
@@ -16,8 +16,8 @@ from typing import Protocol
 from pyiceberg.exceptions import NoSuchTableError, RESTError
 from pyiceberg.table import StaticTable, Table
 
-from cluster.config import Config
-from cluster.lake.scan import Pinned
+from eagleray.cluster.config import Config
+from eagleray.cluster.lake.scan import Pinned
 
 _SQLITE = "sqlite:///"
 _NAME = "eagleray"  # = cluster.lake.catalog.NAME, which would import SQLAlchemy
@@ -89,7 +89,7 @@ class _CatalogSnapshots:
     """Any catalog, through pyiceberg."""
 
     def __init__(self, config: Config) -> None:
-        from cluster.lake.catalog import open_catalog
+        from eagleray.cluster.lake.catalog import open_catalog
 
         self._catalog = open_catalog(config)
 

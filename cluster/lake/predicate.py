@@ -1,6 +1,6 @@
 """Row predicates over a table's columns, as plain values: what SQL hands to the lake so that whole files are skipped.
 
-Made by `jobs.sql.prune` from DuckDB's plan, translated by `cluster.lake.scan` for Iceberg. A predicate only prunes: the
+Made by `sql.prune` from DuckDB's plan, translated by `cluster.lake.scan` for Iceberg. A predicate only prunes: the
 query still filters rows itself, so a predicate that is too weak costs time and never an answer.
 """
 

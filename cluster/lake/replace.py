@@ -24,10 +24,10 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
-from cluster.errors import CommitFailed
-from cluster.lake.attempts import OneShot, settle
-from cluster.lake.progress import PROPERTY
-from cluster.lake.rewrite import Rewrite
+from eagleray.cluster.errors import CommitFailed
+from eagleray.cluster.lake.commit_loop import OneShot, settle
+from eagleray.cluster.lake.progress import PROPERTY
+from eagleray.cluster.lake.rewrite import Rewrite
 
 LakeFile = DataFile
 """A data file with its partition and statistics, for those who may not import pyiceberg."""

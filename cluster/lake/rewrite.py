@@ -16,8 +16,8 @@ from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update import AssertRefSnapshotId, SetSnapshotRefUpdate, UpdatesAndRequirements
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProducer
 
-from cluster.errors import CommitFailed
-from cluster.lake.manifests import FILES_MAX, live_files, may_hold, tiers
+from eagleray.cluster.errors import CommitFailed
+from eagleray.cluster.lake.manifests import FILES_MAX, live_files, may_hold, tiers
 
 
 class Rewrite(_SnapshotProducer["Rewrite"]):

@@ -1,6 +1,6 @@
 """From a table at one snapshot to the files a query has to read: partition and statistics pruning by Iceberg's plan.
 
-`cluster.lake.pin` makes `Pinned` tables, `jobs.sql` plans and reads them. Promise: a plan holds every row for which the
+`cluster.lake.pin` makes `Pinned` tables, `sql` plans and reads them. Promise: a plan holds every row for which the
 predicate may be true, whatever happens to the table meanwhile.
 """
 
@@ -28,10 +28,10 @@ from pyiceberg.types import (
     PrimitiveType,
 )
 
-from cluster.clock import iso
-from cluster.lake import predicate as p
-from cluster.lake.expressions import expression, values_range
-from cluster.lake.progress import decode
+from eagleray.cluster.clock import iso
+from eagleray.cluster.lake import predicate as p
+from eagleray.cluster.lake.expressions import expression, values_range
+from eagleray.cluster.lake.progress import decode
 
 
 @dataclass(frozen=True)

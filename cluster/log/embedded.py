@@ -1,6 +1,6 @@
-"""The embedded log, for one machine: a SQLite file per stream below `log_dir`. Default backend of `open`.
+"""The embedded log, for one machine: a SQLite file per stream below `log_dir`. Default backend of `backends`.
 
-Every process opens its own `EmbeddedLog` on the same directory; `streamfile` keeps them apart. A background thread
+Every process opens its own `EmbeddedLog` on the same directory; `stream_file` keeps them apart. A background thread
 moves write-ahead logs into the files.
 """
 
@@ -13,10 +13,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.clock import Clock, SystemClock
-from cluster.errors import ConfigError, LogUnavailable
-from cluster.log.protocol import Bounds, Entry, Record
-from cluster.log.streamfile import StreamFile
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.errors import ConfigError, LogUnavailable
+from eagleray.cluster.log.protocol import Bounds, Entry, Record
+from eagleray.cluster.log.stream_file import StreamFile
 
 META = "meta.json"
 FORMAT = 2  # 1: a file per partition

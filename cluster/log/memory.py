@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cluster.clock import Clock, SystemClock
-from cluster.errors import OffsetOutOfRange
-from cluster.log.protocol import Bounds, Entry, Record
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.errors import OffsetOutOfRange
+from eagleray.cluster.log.protocol import Bounds, Entry, Record
 
 
 @dataclass

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.errors import LogCorrupt
-from cluster.events.stream import ID, REJECT_SCHEMA, Stream
-from cluster.log.dedup import Deduplicator
-from cluster.log.protocol import Bounds, Kind, Readable, Record
-from cluster.log.record import decode_batches, decode_control
+from eagleray.cluster.errors import LogCorrupt
+from eagleray.cluster.events.stream import ID, REJECT_SCHEMA, Stream
+from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.protocol import Bounds, Kind, Readable, Record
+from eagleray.cluster.log.record import decode_batches, decode_control
 
 POSITION = [
     pa.field("_ingested_at", pa.int64(), nullable=False),  # microseconds since the epoch

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import LogCorrupt
+from eagleray.cluster.errors import LogCorrupt
 
 _VERSION = 1
 _HEAD = Struct("<BxHI")  # version, bytes of the schema, bytes of the message when inflated

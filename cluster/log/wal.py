@@ -1,4 +1,4 @@
-"""Is SQLite's write-ahead log whole? Asked by `streamfile` before the first connection after everyone was gone.
+"""Is SQLite's write-ahead log whole? Asked by `stream_file` before the first connection after everyone was gone.
 
 After a crash SQLite reads its write-ahead log up to the first frame whose checksum fails and forgets the rest, as it
 must with a torn last transaction. A damaged frame in the middle would so take acked records with it in silence. Each
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import LogCorrupt
+from eagleray.cluster.errors import LogCorrupt
 
 _HEADER, _FRAME = 32, 24  # bytes, see https://www.sqlite.org/fileformat2.html#walformat
 _MAGIC = 0x377F0682  # checksums over little-endian words, as every machine that we run on writes them

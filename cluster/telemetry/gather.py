@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.telemetry.metrics import PROCESS, labelled, sample
+from eagleray.cluster.telemetry.metrics import PROCESS, labelled, sample
 
 
 def platform_samples(status: Mapping[str, Any]) -> dict[str, float]:

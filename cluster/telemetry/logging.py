@@ -18,7 +18,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from cluster.clock import iso
+from eagleray.cluster.clock import iso
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
-from cluster.telemetry.histogram import Histogram
-from cluster.telemetry.metrics import BY_NAME, METRICS, Metric, parse_sample, sample
+from eagleray.cluster.telemetry.histogram import Histogram
+from eagleray.cluster.telemetry.metrics import BY_NAME, METRICS, Metric, parse_sample, sample
 
 PREFIX = "eagleray_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

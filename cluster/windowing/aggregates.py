@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.paths import FieldPath
-from cluster.windowing.batch import Batch
-from cluster.windowing.extremes import Edge, Extreme
-from cluster.windowing.items import from_list, reduce_items, to_list
-from cluster.windowing.keys import Keys
-from cluster.windowing.numbers import Columns, Count, FloatSum, IntSum, Quantile, valid_keys
-from cluster.windowing.sketches import RANK_BITS, distinct, registers
-from cluster.windows import Aggregate, field_type
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.windowing.definition import Aggregate, field_type
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.extremes import Edge, Extreme
+from eagleray.cluster.windowing.group_codes import Keys
+from eagleray.cluster.windowing.keyed_items import from_list, reduce_items, to_list
+from eagleray.cluster.windowing.numbers import Columns, Count, FloatSum, IntSum, Quantile, valid_keys
+from eagleray.cluster.windowing.sketches import RANK_BITS, distinct, registers
 
 
 class Reducer(Protocol):

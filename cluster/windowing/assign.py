@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.windowing.watermark import Int64
-from cluster.windows import WindowSpec
+from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.watermark import Int64
 
 
 class Panes(NamedTuple):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cluster.windowing.items import Items, reduce_items
-from cluster.windowing.watermark import Int64
+from eagleray.cluster.windowing.keyed_items import Items, reduce_items
+from eagleray.cluster.windowing.watermark import Int64
 
 Float64 = npt.NDArray[np.float64]
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.events.paths import FieldPath
-from cluster.windowing.batch import Batch, Mask
-from cluster.windowing.hashing import as_int64
-from cluster.windowing.keys import Coded, Keys, encode
-from cluster.windowing.watermark import Int64
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.windowing.event_columns import Batch, Mask
+from eagleray.cluster.windowing.group_codes import Coded, Keys, encode
+from eagleray.cluster.windowing.stable_hash import as_int64
+from eagleray.cluster.windowing.watermark import Int64
 
 Columns = list[pa.Array]
 Values = npt.NDArray[Any]

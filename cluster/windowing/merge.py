@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.clock import iso
-from cluster.windowing.assign import lateness_us, starts_within
-from cluster.windowing.keys import whole
-from cluster.windowing.partial import A, B, Layout, times
-from cluster.windowing.session import group_hashes, open_sessions
-from cluster.windowing.watermark import NEVER, Int64
+from eagleray.cluster.clock import iso
+from eagleray.cluster.windowing.assign import lateness_us, starts_within
+from eagleray.cluster.windowing.group_codes import whole
+from eagleray.cluster.windowing.partial import A, B, Layout, times
+from eagleray.cluster.windowing.sessions import group_hashes, open_sessions
+from eagleray.cluster.windowing.watermark import NEVER, Int64
 
 AFTER = b"after"  # table metadata: windows with a closing time at or below were in the lake already
 

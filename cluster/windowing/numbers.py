@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.paths import FieldPath
-from cluster.windowing.batch import Batch
-from cluster.windowing.exact import (
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.exact import (
     LIMB,
     MASK,
     Float64,
@@ -20,11 +20,11 @@ from cluster.windowing.exact import (
     merge_limbs,
     sum_into,
 )
-from cluster.windowing.extremes import extreme
-from cluster.windowing.items import Items, from_list, reduce_items, to_list
-from cluster.windowing.keys import Keys
-from cluster.windowing.sketches import buckets, quantiles
-from cluster.windowing.watermark import Int64
+from eagleray.cluster.windowing.extremes import extreme
+from eagleray.cluster.windowing.group_codes import Keys
+from eagleray.cluster.windowing.keyed_items import Items, from_list, reduce_items, to_list
+from eagleray.cluster.windowing.sketches import buckets, quantiles
+from eagleray.cluster.windowing.watermark import Int64
 
 Columns = list[pa.Array]
 

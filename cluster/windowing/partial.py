@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cluster.windowing.aggregates import Reducer, reducer
-from cluster.windowing.batch import Batch
-from cluster.windowing.keys import Coded, Keys, combine, encode, encode_numbers, plain, whole
-from cluster.windowing.session import components, fragments
-from cluster.windowing.watermark import Int64
-from cluster.windows import WindowSpec, field_type
+from eagleray.cluster.windowing.aggregates import Reducer, reducer
+from eagleray.cluster.windowing.definition import WindowSpec, field_type
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.group_codes import Coded, Keys, combine, encode, encode_numbers, plain, whole
+from eagleray.cluster.windowing.sessions import components, fragments
+from eagleray.cluster.windowing.watermark import Int64
 
 A, B = "_a", "_b"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cluster.windowing.exact import Float64
-from cluster.windowing.hashing import UInt64
-from cluster.windowing.items import Items
-from cluster.windowing.watermark import Int64
+from eagleray.cluster.windowing.exact import Float64
+from eagleray.cluster.windowing.keyed_items import Items
+from eagleray.cluster.windowing.stable_hash import UInt64
+from eagleray.cluster.windowing.watermark import Int64
 
 PRECISION = 13  # 8192 registers: standard error 1.04 / √8192 = 1.15 %
 REGISTERS = 1 << PRECISION

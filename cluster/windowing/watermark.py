@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cluster.lake.progress import NEVER as NEVER_CLOSED
+from eagleray.cluster.lake.progress import NEVER as NEVER_CLOSED
 
 Int64 = npt.NDArray[np.int64]
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cluster.config import Config
-from cluster.errors import ConfigError
-from cluster.lake.compaction import compact
-from cluster.lake.lake import Lake
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.compaction import compact
+from eagleray.cluster.lake.lake import Lake
 
 
 @dataclass(frozen=True)

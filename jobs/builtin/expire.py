@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from cluster.errors import ConfigError
-from cluster.lake.expire import Retention
-from cluster.lake.lake import Lake
-from jobs.builtin.compact import chosen
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.expire import Retention
+from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.builtin.compact import chosen
 
 AGE_US = 5 * 86_400_000_000
 ATTEMPTS_MAX = 5  # a stream commits every few seconds, and whoever comes first wins

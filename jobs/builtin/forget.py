@@ -13,24 +13,24 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.types as pt
 
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from cluster.errors import CommitFailed, ConfigError
-from cluster.events.paths import FieldPath
-from cluster.events.stream import Stream, load_streams
-from cluster.lake.expire import Retention
-from cluster.lake.lake import Lake
-from cluster.lake.predicate import EVERYTHING, Compare, Predicate
-from cluster.lake.replace import Change
-from cluster.lake.scan import Pinned
-from cluster.windows import field_type
-from jobs.builtin.compact import chosen
-from jobs.builtin.expire import expire_until_done
-from jobs.model import Limits
-from jobs.publish.audit import REJECTED
-from jobs.publish.desk import desk
-from jobs.publish.removal import take_rows
-from jobs.sql.engine import identifier, literal
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import CommitFailed, ConfigError
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.events.stream import Stream, load_streams
+from eagleray.cluster.lake.expire import Retention
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.predicate import EVERYTHING, Compare, Predicate
+from eagleray.cluster.lake.replace import Change
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.windowing.definition import field_type
+from eagleray.jobs.builtin.compact import chosen
+from eagleray.jobs.builtin.expire import expire_until_done
+from eagleray.jobs.model import Limits
+from eagleray.jobs.publish.publish import REJECTED
+from eagleray.jobs.publish.row_deletes import take_rows
+from eagleray.jobs.publish.scratch_duckdb import desk
+from eagleray.sql.engine import identifier, literal
 
 ATTEMPTS_MAX = 8  # commits of compaction and jobs may replace the same files meanwhile
 

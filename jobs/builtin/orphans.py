@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from cluster.errors import ConfigError
-from cluster.lake.lake import Lake
-from cluster.lake.orphans import remove_orphans
-from jobs.builtin.compact import chosen
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.orphans import remove_orphans
+from eagleray.jobs.builtin.compact import chosen
 
 GRACE_US = 3 * 86_400_000_000
 GRACE_MIN_US = 3_600_000_000  # a shorter one could take the files of a job that is still writing

@@ -13,22 +13,22 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from cluster.config import Config
-from cluster.errors import CommitFailed, ConfigError
-from cluster.events.stream import Stream, load_streams
-from cluster.lake.lake import Lake
-from cluster.lake.predicate import EVERYTHING, All, Compare, Predicate
-from cluster.lake.progress import CLOSED
-from cluster.lake.replace import Change
-from cluster.windowing.merge import close, closing_times, finish, select
-from cluster.windowing.partial import A, B, times
-from cluster.windowing.watermark import NEVER
-from cluster.windows import WindowSpec
-from jobs.builtin.recount import Recount
-from jobs.model import Limits
-from jobs.publish.desk import desk
-from jobs.publish.removal import take_rows
-from jobs.sql.engine import identifier
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import CommitFailed, ConfigError
+from eagleray.cluster.events.stream import Stream, load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.predicate import EVERYTHING, All, Compare, Predicate
+from eagleray.cluster.lake.progress import CLOSED
+from eagleray.cluster.lake.replace import Change
+from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.merge import close, closing_times, finish, select
+from eagleray.cluster.windowing.partial import A, B, times
+from eagleray.cluster.windowing.watermark import NEVER
+from eagleray.jobs.builtin.recount import Recount
+from eagleray.jobs.model import Limits
+from eagleray.jobs.publish.row_deletes import take_rows
+from eagleray.jobs.publish.scratch_duckdb import desk
+from eagleray.sql.engine import identifier
 
 ATTEMPTS_MAX = 20  # the stream commits to the same table as windows close
 BACKOFF_S = 0.25

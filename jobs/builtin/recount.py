@@ -11,16 +11,16 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from cluster.events.event_time import EventTime
-from cluster.events.filter import Filter
-from cluster.events.stream import TIME, Stream
-from cluster.lake.predicate import EVERYTHING, All, Compare, Predicate
-from cluster.lake.scan import Pinned
-from cluster.windowing.assign import panes
-from cluster.windowing.batch import Batch, extract
-from cluster.windowing.partial import Layout
-from cluster.windowing.watermark import NEVER
-from cluster.windows import WindowSpec
+from eagleray.cluster.events.event_time import EventTime
+from eagleray.cluster.events.filter import Filter
+from eagleray.cluster.events.stream import TIME, Stream
+from eagleray.cluster.lake.predicate import EVERYTHING, All, Compare, Predicate
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.windowing.assign import panes
+from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.event_columns import Batch, extract
+from eagleray.cluster.windowing.partial import Layout
+from eagleray.cluster.windowing.watermark import NEVER
 
 MERGE_ROWS = 1 << 20  # of partial aggregates
 _PLACE = ("_partition", "_offset", "_row")

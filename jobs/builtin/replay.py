@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from cluster.cli.client import Client, Retries
-from cluster.cli.letters import DeadLetter, Filter, Letters
-from cluster.cli.target import connect
-from cluster.config import Config
-from cluster.events.verdict import ATTEMPT_HEADER
+from eagleray.cluster.client.http import Client, Retries
+from eagleray.cluster.client.target import connect
+from eagleray.cluster.config import Config
+from eagleray.cluster.events.verdict import ATTEMPT_HEADER
+from eagleray.jobs.dead_letters import DeadLetter, Filter, Letters
 
 BODY_BYTES = 1 << 20  # of one request
 REJECTED_SHOWN = 20

@@ -1,6 +1,6 @@
 """SQL and frames by Daft, for what outgrows a node: on the Ray cluster where there is one, else in this process.
 
-Daft reads the Iceberg tables itself, at their pinned snapshots. DuckDB has a word before (`jobs.engines.outline`): it
+Daft reads the Iceberg tables itself, at their pinned snapshots. DuckDB has a word before (`jobs.engines.plan`): it
 checks the statement, says which types the result has, so that a table does not change with the engine of its job, and
 which times it is about.
 """
@@ -22,17 +22,17 @@ import pyarrow as pa
 import pyarrow.types as pt
 import ray
 
-from cluster.errors import QueryRejected
-from cluster.lake import predicate as p
-from jobs.engines.daft_dialect import translate
-from jobs.engines.outline import Outline, outline
-from jobs.engines.results import as_reader
-from jobs.engines.shape import fitted
-from jobs.engines.work import Work
-from jobs.project.parameters import substitute
-from jobs.project.sqlfile import padded
-from jobs.sql.guard import shared_guard
-from jobs.sql.tables import Declared
+from eagleray.cluster.errors import QueryRejected
+from eagleray.cluster.lake import predicate as p
+from eagleray.jobs.engines.daft_dialect import translate
+from eagleray.jobs.engines.plan import Outline, outline
+from eagleray.jobs.engines.results import as_reader
+from eagleray.jobs.engines.table_types import fitted
+from eagleray.jobs.engines.task import Work
+from eagleray.jobs.project.parameters import substitute
+from eagleray.jobs.project.sql_jobs import padded
+from eagleray.sql.guard import shared_guard
+from eagleray.sql.tables import Declared
 
 TASK_FILES_MAX = 1000  # small ones, as streams write them
 TASK_SHARE = 0.25  # of a node's memory, for the rows of the tasks that it runs at once; the rest for what they become

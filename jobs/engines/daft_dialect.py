@@ -12,9 +12,9 @@ from decimal import Decimal
 from operator import add, mul, sub
 from typing import Any
 
-from cluster.errors import QueryRejected
-from jobs.sql.engine import identifier
-from jobs.sql.guard import Guard, place
+from eagleray.cluster.errors import QueryRejected
+from eagleray.sql.engine import identifier
+from eagleray.sql.guard import Guard, place
 
 Node = dict[str, Any]
 Edit = tuple[int, int, str]

@@ -10,14 +10,14 @@ from contextlib import ExitStack
 import duckdb
 import pyarrow as pa
 
-from jobs.engines.shape import fitted
-from jobs.engines.work import Work
-from jobs.project.parameters import substitute
-from jobs.project.sqlfile import padded
-from jobs.sql.engine import Deadline, Limits, bounded, renderable
-from jobs.sql.guard import shared_guard
-from jobs.sql.opened import opened
-from jobs.sql.tables import Declared
+from eagleray.jobs.engines.table_types import fitted
+from eagleray.jobs.engines.task import Work
+from eagleray.jobs.project.parameters import substitute
+from eagleray.jobs.project.sql_jobs import padded
+from eagleray.sql.engine import Deadline, Limits, bounded, renderable
+from eagleray.sql.guard import shared_guard
+from eagleray.sql.session import opened
+from eagleray.sql.tables import Declared
 
 PYTHON_BYTES = 384 << 20  # of a run's memory: Python, Arrow, Iceberg's metadata, batches on their way to the table
 _LEAST = 0.25  # of a run's memory is DuckDB's, however small it is

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cluster.config import Config
-from cluster.lake.scan import Pinned
-from jobs.engines.duckdb import run_sql
-from jobs.engines.failure import named
-from jobs.engines.incremental import Position, arrived, grows, positions
-from jobs.engines.shape import shaped
-from jobs.engines.work import Engine, Work
-from jobs.model import Job
-from jobs.period import Period
-from jobs.sql.tables import Declared
+from eagleray.cluster.config import Config
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.engines.duckdb import run_sql
+from eagleray.jobs.engines.incremental import Position, arrived, grows, positions
+from eagleray.jobs.engines.job_failed import named
+from eagleray.jobs.engines.table_types import shaped
+from eagleray.jobs.engines.task import Engine, Work
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import Period
+from eagleray.sql.tables import Declared
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ def execute(
 def _engine(job: Job) -> Engine:
     """Imported only when it is used: Daft and Ray Data take longer to load than many a job to run."""
     if job.source.function is not None:
-        from jobs.engines.functions import run_function
+        from eagleray.jobs.engines.function_call import run_function
 
         return run_function
     if job.engine == "daft":
-        from jobs.engines.daft import run_daft_sql
+        from eagleray.jobs.engines.daft import run_daft_sql
 
         return run_daft_sql
     return run_sql

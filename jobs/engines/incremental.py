@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cluster.lake.predicate import EVERYTHING, All, Any, Compare, In, Predicate
-from cluster.lake.progress import CLOSED
-from cluster.lake.scan import Pinned
+from eagleray.cluster.lake.predicate import EVERYTHING, All, Any, Compare, In, Predicate
+from eagleray.cluster.lake.progress import CLOSED
+from eagleray.cluster.lake.scan import Pinned
 
 Position = Mapping[str, int]
 """How far a table was read, by what it grows along.

@@ -13,13 +13,13 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from cluster.lake.scan import ScanPlan
-from jobs.engines.duckdb import limits_of, read
-from jobs.engines.shape import shaped
-from jobs.sql.engine import Deadline, Limits, bounded
-from jobs.sql.guard import Approved, shared_guard
-from jobs.sql.opened import attached, planned
-from jobs.sql.tables import Declared
+from eagleray.cluster.lake.scan import ScanPlan
+from eagleray.jobs.engines.duckdb import limits_of, read
+from eagleray.jobs.engines.table_types import shaped
+from eagleray.sql.engine import Deadline, Limits, bounded
+from eagleray.sql.guard import Approved, shared_guard
+from eagleray.sql.session import attached, planned
+from eagleray.sql.tables import Declared
 
 READ_BYTES_MAX = 64 << 20  # of files in one read task
 TASK_MEMORY_BYTES = 1 << 30  # of one read task; it streams

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.engines.duckdb import BATCH_ROWS, read
-from jobs.project.signature import Form, form_of
+from eagleray.jobs.engines.duckdb import BATCH_ROWS, read
+from eagleray.jobs.project.signature import Form, form_of
 
 _PEEKED_MAX = 16  # blocks of a Ray Dataset, until each column has a value that tells its type
 

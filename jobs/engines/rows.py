@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from duckdb import DuckDBPyRelation
 
-from jobs.engines.duckdb import DuckDb
-from jobs.engines.shape import shaped
-from jobs.sql.tables import Declared
+from eagleray.jobs.engines.duckdb import DuckDb
+from eagleray.jobs.engines.table_types import shaped
+from eagleray.sql.tables import Declared
 
 if TYPE_CHECKING:
     from daft import DataFrame as DaftFrame
@@ -61,12 +61,12 @@ class Rows:
 
     def daft(self) -> DaftFrame:
         """A Daft DataFrame, read by Daft itself; needs the extra `daft`."""
-        from jobs.engines.daft import select
+        from eagleray.jobs.engines.daft import select
 
         return select(self._text, self._tables)
 
     def ray(self) -> Dataset:
         """A Ray Dataset: the cluster's tasks read a part of the files each."""
-        from jobs.engines.ray_data import select
+        from eagleray.jobs.engines.ray_data import select
 
         return select(self._text, self._tables, self.batches)

@@ -1,7 +1,7 @@
 """How users declare a job in Python: `@job(...)` on a function whose arguments default to `table(...)`.
 
-Nothing is checked here, so that a wrong option is reported with the others of its file: `jobs.project.functions` reads
-what these two leave behind. Re-exported by `eagleray`.
+Nothing is checked here, so that a wrong option is reported with the others of its file: `jobs.project.python_jobs`
+reads what these two leave behind. Re-exported by `eagleray`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from jobs.model import EngineName, Mode
+from eagleray.jobs.model import EngineName, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__eagleray_job__"

@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 
-from cluster.errors import ConfigError
-from jobs.model import Job
+from eagleray.cluster.errors import ConfigError
+from eagleray.jobs.model import Job
 
 _NAMED_MAX = 30  # tables in a message
 

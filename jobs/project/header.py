@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from cluster.config import JobsConfig
-from jobs.model import Check, EngineName, Job, Limits, Mode, Schedule, Source
-from jobs.project.checks import Duration, Texts
-from jobs.project.inputs import TABLE
-from jobs.project.sizes import parse_size
+from eagleray.cluster.config import JobsConfig
+from eagleray.jobs.model import Check, EngineName, Job, Limits, Mode, Schedule, Source
+from eagleray.jobs.project.declared_checks import Duration, Texts
+from eagleray.jobs.project.inputs import TABLE
+from eagleray.jobs.project.sizes import parse_size
 
 RETRIES_MAX = 100
 _DEFAULT = Limits()
@@ -62,7 +62,7 @@ class Header(BaseModel):
     timezone: Annotated[str, AfterValidator(zone)] | None = None
     catch_up: bool = Field(default=False, strict=True)
     overlap: bool = Field(default=False, strict=True)
-    checks: tuple[Any, ...] = ()  # each by `jobs.project.checks`
+    checks: tuple[Any, ...] = ()  # each by `jobs.project.declared_checks`
     retries: int = Field(default=_DEFAULT.retries, ge=0, le=RETRIES_MAX, strict=True)
     backoff: Duration = _DEFAULT.backoff_us
     timeout: Duration = _DEFAULT.timeout_us

@@ -1,14 +1,14 @@
 """The tables that a statement reads, from its syntax tree. Names of WITH are not tables.
 
-The statement passes `jobs.sql.guard` on the way, so a project whose SQL does more than read is refused when it is
+The statement passes `sql.guard` on the way, so a project whose SQL does more than read is refused when it is
 loaded, with the place.
 """
 
 from __future__ import annotations
 
-from cluster.errors import QueryRejected
-from jobs.project.parameters import blanked
-from jobs.sql.guard import Guard
+from eagleray.cluster.errors import QueryRejected
+from eagleray.jobs.project.parameters import blanked
+from eagleray.sql.guard import Guard
 
 TABLE = r"^[a-z][a-z0-9_]{0,62}\.[a-z][a-z0-9_]{0,62}$"
 """How tables are called: `namespace.table`."""

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from cluster.config import Config
-from cluster.errors import ConfigError
-from cluster.lake.pin import open_snapshots
-from jobs.model import Job
-from jobs.project.functions import read_functions
-from jobs.project.graph import Graph, build_graph
-from jobs.project.inputs import Inputs
-from jobs.project.reading import Reader, refused
-from jobs.project.sqlfile import read_sql_file
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.jobs.model import Job
+from eagleray.jobs.project.graph import Graph, build_graph
+from eagleray.jobs.project.inputs import Inputs
+from eagleray.jobs.project.job_reader import Reader, refused
+from eagleray.jobs.project.python_jobs import read_functions
+from eagleray.jobs.project.sql_jobs import read_sql_file
 
 STREAM_TABLES = ("events", "dead_letters", "late")
-"""What every stream has besides its windows; as `cluster.lake.tables.table_specs`, without reading any schema."""
+"""What every stream has besides its windows, as in `cluster.lake.stream_tables`, without reading any schema."""
 
 
 @dataclass(frozen=True)

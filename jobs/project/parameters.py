@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cluster.errors import QueryRejected
-from jobs.period import Period
+from eagleray.cluster.errors import QueryRejected
+from eagleray.jobs.period import Period
 
 PARAMETERS: Mapping[str, Callable[[Period], str]] = {
     "start": lambda period: _instant(period.start),

@@ -1,6 +1,6 @@
 """What a job's function takes: tables, in the form that each annotation asks for, and the period of the run.
 
-Used when a project is loaded, for the inputs, and by `jobs.engines.functions`, which calls it.
+Used when a project is loaded, for the inputs, and by `jobs.engines.function_call`, which calls it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jobs.period import Period
-from jobs.project.declare import TableInput
-from jobs.sql.engine import identifier
+from eagleray.jobs.period import Period
+from eagleray.jobs.project.declare import TableInput
+from eagleray.sql.engine import identifier
 
 Form = Literal["arrow", "batches", "polars", "polars_lazy", "pandas", "duckdb", "daft", "ray"]
 

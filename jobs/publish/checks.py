@@ -1,4 +1,4 @@
-"""Quality checks: each becomes a SELECT of the rows that break it. Run by `jobs.publish.audit` on the staged snapshot.
+"""Quality checks: each becomes a SELECT of the rows that break it. Run by `publish` on the staged snapshot.
 
 All checks of a job run on one DuckDB over one set of snapshots, within the job's limits.
 """
@@ -12,18 +12,18 @@ from typing import Any
 
 import duckdb
 
-from cluster.clock import iso
-from cluster.errors import QueryRejected
-from cluster.lake.lake import Lake
-from jobs.engines.duckdb import limits_of
-from jobs.model import Check, CheckKind, Job
-from jobs.project.checks import TABLE_MARK
-from jobs.publish.desk import ENGINE_SHARE
-from jobs.publish.modes import SAMPLE_ROWS
-from jobs.sql.engine import Deadline, bounded, identifier, literal
-from jobs.sql.guard import Guard
-from jobs.sql.opened import opened
-from jobs.sql.tables import Declared
+from eagleray.cluster.clock import iso
+from eagleray.cluster.errors import QueryRejected
+from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.engines.duckdb import limits_of
+from eagleray.jobs.model import Check, CheckKind, Job
+from eagleray.jobs.project.declared_checks import TABLE_MARK
+from eagleray.jobs.publish.modes import SAMPLE_ROWS
+from eagleray.jobs.publish.scratch_duckdb import ENGINE_SHARE
+from eagleray.sql.engine import Deadline, bounded, identifier, literal
+from eagleray.sql.guard import Guard
+from eagleray.sql.session import opened
+from eagleray.sql.tables import Declared
 
 Failures = list[tuple[str, int, list[dict[str, Any]]]]
 

@@ -1,6 +1,6 @@
 """What a result changes in its table, by mode: which files go and which come. Nothing is committed here.
 
-Every plan is made at one snapshot and holds only for it; `jobs.publish.audit` plans again where another commit came
+Every plan is made at one snapshot and holds only for it; `jobs.publish.publish` plans again where another commit came
 first. The same result planned again gives the same rows.
 """
 
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from cluster.errors import ChecksFailed
-from cluster.lake.filestream import values
-from cluster.lake.lake import Lake
-from cluster.lake.predicate import Compare
-from cluster.lake.replace import LakeFile
-from cluster.lake.scan import Pinned
-from jobs.model import Job
-from jobs.period import Period
-from jobs.publish.desk import desk
-from jobs.publish.partitions import Owner
-from jobs.publish.removal import Taken, matches, take_rows, write_rows
-from jobs.sql.engine import identifier, literal
+from eagleray.cluster.errors import ChecksFailed
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.parquet_stream import values
+from eagleray.cluster.lake.predicate import Compare
+from eagleray.cluster.lake.replace import LakeFile
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import Period
+from eagleray.jobs.publish.partitions import Owner
+from eagleray.jobs.publish.row_deletes import Taken, matches, take_rows, write_rows
+from eagleray.jobs.publish.scratch_duckdb import desk
+from eagleray.sql.engine import identifier, literal
 
 RUN, RUN_NUMBER = "_run", "_run_number"
 NUMBER_PROPERTY = "eagleray.run_number"

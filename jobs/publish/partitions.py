@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
-from cluster.lake.layout import PartitionField, parse_layout
-from cluster.lake.scan import Pinned
-from cluster.lake.shape import narrow
-from cluster.windows import field_type
-from jobs.period import Period
+from eagleray.cluster.lake.file_schema import narrow
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.lake.table_layout import PartitionField, parse_layout
+from eagleray.cluster.windowing.definition import field_type
+from eagleray.jobs.period import Period
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)

@@ -12,18 +12,18 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from cluster.config import Config
-from cluster.errors import JobFailed
-from cluster.lake.lake import Lake
-from cluster.lake.pin import open_snapshots
-from cluster.lake.scan import Pinned
-from jobs.engines.execute import execute
-from jobs.engines.incremental import Position, position, positions
-from jobs.model import Job
-from jobs.period import Period
-from jobs.publish.audit import incremental_positions, publish
-from jobs.publish.mark import RunMark
-from jobs.run.outcome import Outcome
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import JobFailed
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.engines.execute import execute
+from eagleray.jobs.engines.incremental import Position, position, positions
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import Period
+from eagleray.jobs.publish.publish import incremental_positions, publish
+from eagleray.jobs.publish.run_mark import RunMark
+from eagleray.jobs.run.outcome import Outcome
 
 
 def perform(

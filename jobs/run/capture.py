@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
-from cluster.telemetry.logging import ConsoleFormatter
+from eagleray.cluster.telemetry.logging import ConsoleFormatter
 
 _CHATTY = ("pyiceberg", "py4j", "ray", "urllib3")  # what they say at level info concerns nobody
 

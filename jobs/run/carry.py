@@ -8,12 +8,12 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from cluster.config import Config
-from jobs.run.capture import captured
-from jobs.run.failure import failure_of
-from jobs.run.memory import limited
-from jobs.run.outcome import Ending
-from jobs.run.workers import Task, Work
+from eagleray.cluster.config import Config
+from eagleray.jobs.run.capture import captured
+from eagleray.jobs.run.failure import failure_of
+from eagleray.jobs.run.memory import limited
+from eagleray.jobs.run.outcome import Ending
+from eagleray.jobs.run.workers import Task, Work
 
 
 def carry_out(config: Config, task: Task, scratch: Path | None = None, work: Work | None = None) -> Ending:
@@ -34,6 +34,6 @@ def carry_out(config: Config, task: Task, scratch: Path | None = None, work: Wor
 
 
 def _perform() -> Work:
-    from jobs.run.attempt import perform  # only here: the runner that starts attempts needs no engine
+    from eagleray.jobs.run.attempt import perform  # only here: the runner that starts attempts needs no engine
 
     return perform

@@ -1,4 +1,4 @@
-"""The process in which attempts run: `python -m jobs.run.child`, started and ended by `jobs.run.local`.
+"""The process in which attempts run: `python -m eagleray.jobs.run.child`, started and ended by `jobs.run.local`.
 
 Reads tasks from stdin and answers on stdout, one at a time, each a pickle with its length before it. When the parent is
 gone, it leaves at once, even in the middle of an attempt: what it has not committed is as if it had never begun.
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jobs.run.pipe import receive, send
+from eagleray.jobs.run.pipe import receive, send
 
 
 def main() -> None:
@@ -28,10 +28,10 @@ def main() -> None:
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks, scratch), daemon=True).start()
     # Only now: loading takes a while, and the listener must be there before.
-    from jobs.run.carry import carry_out
+    from eagleray.jobs.run.carry import carry_out
 
     if work is None:
-        import_module("jobs.run.attempt")
+        import_module("eagleray.jobs.run.attempt")
 
     while True:
         task = tasks.get()

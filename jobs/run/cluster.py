@@ -15,13 +15,13 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, TaskCancelledError
 
-from cluster.config import Config
-from jobs.run.board import Capacity
-from jobs.run.carry import carry_out
-from jobs.run.failure import death_of
-from jobs.run.memory import out_of_memory
-from jobs.run.outcome import Ending, Failure
-from jobs.run.workers import Task, Work
+from eagleray.cluster.config import Config
+from eagleray.jobs.run.carry import carry_out
+from eagleray.jobs.run.failure import death_of
+from eagleray.jobs.run.memory import out_of_memory
+from eagleray.jobs.run.outcome import Ending, Failure
+from eagleray.jobs.run.run_state import Capacity
+from eagleray.jobs.run.workers import Task, Work
 
 LOG_BYTES_MAX = 4 << 20  # of a log that comes back from another machine
 
@@ -49,7 +49,7 @@ class RayWorkers:
     """Tasks of the joined cluster."""
 
     def __init__(self, config: Config, work: Work | None = None) -> None:
-        """The cluster is joined already (`cluster.session.connect`)."""
+        """The cluster is joined already (`cluster.ray_session.connect`)."""
         remote: Any = ray.remote
         self._attempt = remote(attempt)
         self._config = ray.put(config)

@@ -6,10 +6,10 @@ import signal
 import traceback
 from pathlib import Path
 
-from cluster.errors import ChecksFailed, ConfigError, EaglerayError, JobFailed, QueryRejected
-from jobs.model import Job
-from jobs.run import memory
-from jobs.run.outcome import CheckFailure, Failure
+from eagleray.cluster.errors import ChecksFailed, ConfigError, EaglerayError, JobFailed, QueryRejected
+from eagleray.jobs.model import Job
+from eagleray.jobs.run import memory
+from eagleray.jobs.run.outcome import CheckFailure, Failure
 
 _SHOWN = 5  # lines of a traceback in the message; the log has all
 

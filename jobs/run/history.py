@@ -15,15 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from cluster.clock import Clock, SystemClock
-from cluster.config import Config
-from jobs.run import leases
-from jobs.run.board import Progress
-from jobs.run.outcome import Ending, Failure, Outcome
-from jobs.run.owner import surely_dead, this_process
-from jobs.run.plan import Plan, fingerprint
-from jobs.run.schema import attempts, checks, nodes, open_engine, runs
-from jobs.run.schema import leases as lease_rows
+from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.config import Config
+from eagleray.jobs.run import leases
+from eagleray.jobs.run.history_schema import attempts, checks, nodes, open_engine, runs
+from eagleray.jobs.run.history_schema import leases as lease_rows
+from eagleray.jobs.run.outcome import Ending, Failure, Outcome
+from eagleray.jobs.run.plan import Plan, fingerprint
+from eagleray.jobs.run.process_identity import surely_dead, this_process
+from eagleray.jobs.run.run_state import Progress
 
 SILENT_US = 300_000_000  # a run of another machine that has not been seen for so long is taken for dead
 MESSAGE_MAX = 20_000

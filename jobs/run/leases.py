@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from jobs.run.owner import surely_dead
-from jobs.run.schema import leases
+from eagleray.jobs.run.history_schema import leases
+from eagleray.jobs.run.process_identity import surely_dead
 
 LEASE_US = 60_000_000  # renewed every sixth of it: a stalled machine loses it, a busy one does not
 

@@ -6,7 +6,6 @@ attempts, one at a time; one that dies or is stopped is replaced. Children end w
 
 from __future__ import annotations
 
-import os
 import selectors
 import shutil
 import subprocess
@@ -17,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cluster.config import Config
-from jobs.run.board import Capacity
-from jobs.run.failure import death_of
-from jobs.run.machine import machine_capacity
-from jobs.run.outcome import Ending
-from jobs.run.pipe import receive, send
-from jobs.run.scratch import make_scratch, sweep
-from jobs.run.workers import Task, Work
+from eagleray.cluster.config import Config
+from eagleray.cluster.installation import child_environment
+from eagleray.jobs.run.failure import death_of
+from eagleray.jobs.run.machine import machine_capacity
+from eagleray.jobs.run.outcome import Ending
+from eagleray.jobs.run.pipe import receive, send
+from eagleray.jobs.run.run_state import Capacity
+from eagleray.jobs.run.scratch import make_scratch, sweep
+from eagleray.jobs.run.workers import Task, Work
 
 EXIT_S = 2.0  # between the end of a child's answers and its own
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -102,13 +101,12 @@ class LocalWorkers:
         self._selector.close()
 
     def _spawn(self) -> _Child:
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        # -P: a folder named jobs/ in the current directory must not stand in for ours.
+        # -P: nothing in the current directory may stand in for a library.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "jobs.run.child"],
+            [sys.executable, "-P", "-m", "eagleray.jobs.run.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env=child_environment(),
         )
         assert process.stdin and process.stdout
         child = _Child(process, process.stdin, process.stdout, make_scratch(self._config))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cluster.config import Config
-from jobs.run.board import Capacity
+from eagleray.cluster.config import Config
+from eagleray.jobs.run.run_state import Capacity
 
 MEMORY_SHARE = 0.8  # the rest is for the system and for what processes need besides their reservation
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.run.outcome import Failure
+from eagleray.jobs.run.outcome import Failure
 
 HEADROOM_BYTES = 512 << 20  # Python, libraries, batches on their way into Parquet
 EVERY_S = 0.1

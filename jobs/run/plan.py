@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from hashlib import blake2b
 
-from jobs.model import Job
-from jobs.period import Period
-from jobs.project.graph import Graph
-from jobs.schedule.ticks import periods_of_day
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import Period
+from eagleray.jobs.project.graph import Graph
+from eagleray.jobs.schedule.ticks import periods_of_day
 
 
 @dataclass(frozen=True)

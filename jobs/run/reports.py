@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from jobs.run.schema import attempts, checks, nodes, runs
+from eagleray.jobs.run.history_schema import attempts, checks, nodes, runs
 
 Row = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jobs.run.plan import Plan, fingerprint
+from eagleray.jobs.run.plan import Plan, fingerprint
 
 UNFINISHED = ("failed", "interrupted")
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.duration import format_duration
-from jobs.run.board import FINAL, Board, Progress
-from jobs.run.history import Ended, History
-from jobs.run.leases import LEASE_US
-from jobs.run.outcome import Ending, Failure
-from jobs.run.plan import Plan
-from jobs.run.workers import Task, Workers
+from eagleray.cluster.duration import format_duration
+from eagleray.jobs.run.history import Ended, History
+from eagleray.jobs.run.leases import LEASE_US
+from eagleray.jobs.run.outcome import Ending, Failure
+from eagleray.jobs.run.plan import Plan
+from eagleray.jobs.run.run_state import FINAL, Board, Progress
+from eagleray.jobs.run.workers import Task, Workers
 
 ALIVE_EVERY_S = LEASE_US / 6e6
 HELD_PAUSE_S = 1.0  # before asking again for a table that another run writes

@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cluster.config import Config
-from jobs.run.owner import surely_dead, this_process
+from eagleray.cluster.config import Config
+from eagleray.jobs.run.process_identity import surely_dead, this_process
 
 _OWNER = "owner"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobs.model import Job
-from jobs.period import Period
-from jobs.run.board import Capacity
-from jobs.run.outcome import Ending, Outcome
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import Period
+from eagleray.jobs.run.outcome import Ending, Outcome
+from eagleray.jobs.run.run_state import Capacity
 
 Work = Callable[..., Outcome]
 """What an attempt does; `jobs.run.attempt.perform` unless told otherwise."""

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
-from jobs.run.history import SILENT_US
-from jobs.run.owner import surely_dead
-from jobs.run.schema import claims, nodes, runs
+from eagleray.jobs.run.history import SILENT_US
+from eagleray.jobs.run.history_schema import claims, nodes, runs
+from eagleray.jobs.run.process_identity import surely_dead
 
 OPEN = "claimed"
 SEEN = "seen"

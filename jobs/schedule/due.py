@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from jobs.model import Job
-from jobs.period import Period
-from jobs.schedule.claims import Claim
-from jobs.schedule.ticks import Tick, ticks, ticks_between
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import Period
+from eagleray.jobs.schedule.claims import Claim
+from eagleray.jobs.schedule.ticks import Tick, ticks, ticks_between
 
 MISSED_MAX = 1000  # periods of one job that are caught up with at once; the rest comes when these are done
 

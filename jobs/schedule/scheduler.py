@@ -13,22 +13,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cluster.clock import Clock, SystemClock, iso
-from cluster.config import Config
-from cluster.errors import ConfigError
-from cluster.telemetry.metrics import sample
-from jobs.period import Period
-from jobs.project.load import Project, load_project
-from jobs.run import reports
-from jobs.run.board import FINAL, Board
-from jobs.run.history import History
-from jobs.run.plan import Plan, key_of, plan
-from jobs.run.runner import Runner
-from jobs.run.workers import Workers
-from jobs.schedule import claims
-from jobs.schedule.claims import Claim
-from jobs.schedule.due import Due, due, find, next_tick_us
-from jobs.schedule.timetable import Commands, timetable
+from eagleray.cluster.clock import Clock, SystemClock, iso
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.telemetry.metrics import sample
+from eagleray.jobs.period import Period
+from eagleray.jobs.project.load import Project, load_project
+from eagleray.jobs.run import reports
+from eagleray.jobs.run.history import History
+from eagleray.jobs.run.plan import Plan, key_of, plan
+from eagleray.jobs.run.run_state import FINAL, Board
+from eagleray.jobs.run.runner import Runner
+from eagleray.jobs.run.workers import Workers
+from eagleray.jobs.schedule import claims
+from eagleray.jobs.schedule.claims import Claim
+from eagleray.jobs.schedule.due import Due, due, find, next_tick_us
+from eagleray.jobs.schedule.timetable import Commands, timetable
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Scheduler:
         self._thread.start()
 
     def _ray_workers(self) -> Workers:
-        from jobs.run.cluster import RayWorkers
+        from eagleray.jobs.run.cluster import RayWorkers
 
         return RayWorkers(self._config)
 

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from jobs.model import Schedule
-from jobs.period import Period, daily
+from eagleray.jobs.model import Schedule
+from eagleray.jobs.period import Period, daily
 
 _INSTANT = timedelta(microseconds=1)
 

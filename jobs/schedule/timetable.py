@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from cluster.config import Config
-from cluster.errors import ConfigError
-from jobs.model import Job, Schedule, Source
-from jobs.project.header import cron, zone
-from jobs.run.builtin import BUILT_IN, parse_options
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.jobs.model import Job, Schedule, Source
+from eagleray.jobs.project.header import cron, zone
+from eagleray.jobs.run.builtin_jobs import BUILT_IN, parse_options
 
 RENEW_S = 5.0  # how often a command that runs says that it does
 
@@ -81,7 +81,7 @@ class Commands:
             if self._closed:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cluster.cli.app", *words],
+                [sys.executable, "-P", "-m", "eagleray", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.clock import ManualClock
-from cluster.config import Config, LogConfig
-from cluster.errors import ConfigError, LogCorrupt, LogUnavailable, OffsetOutOfRange
-from cluster.log import streamfile
-from cluster.log.embedded import EmbeddedLog
-from cluster.log.memory import MemoryLog
-from cluster.log.open import open_log
-from cluster.log.protocol import Bounds, Entry, EventLog, Kind
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import Config, LogConfig
+from eagleray.cluster.errors import ConfigError, LogCorrupt, LogUnavailable, OffsetOutOfRange
+from eagleray.cluster.log import stream_file as streamfile
+from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.log.embedded import EmbeddedLog
+from eagleray.cluster.log.memory import MemoryLog
+from eagleray.cluster.log.protocol import Bounds, Entry, EventLog, Kind
 
 ROOT = Path(__file__).parents[2]
 MANY = 1 << 40
@@ -177,8 +177,8 @@ def test_threads_append_together_and_each_gets_its_own_offsets(log: EventLog) ->
 APPENDER = """
 import os, sys
 from pathlib import Path
-from cluster.log.embedded import EmbeddedLog
-from cluster.log.protocol import Entry, Kind
+from eagleray.cluster.log.embedded import EmbeddedLog
+from eagleray.cluster.log.protocol import Entry, Kind
 
 directory, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 log = EmbeddedLog(directory, 4)

@@ -11,18 +11,18 @@ from threading import Barrier, Thread
 
 import pytest
 import sqlalchemy as sa
-
-from cluster.clock import ManualClock
-from cluster.config import Config
-from cluster.errors import ConfigError
-from jobs.run import reports
-from jobs.run.board import Board, Capacity, Progress
-from jobs.run.history import Ended, History
-from jobs.run.leases import LEASE_US
-from jobs.run.outcome import CheckFailure, Failure, Outcome
-from jobs.run.owner import surely_dead, this_process
-from jobs.run.schema import leases, meta, metadata
 from tests.unit.test_run_board import make_plan
+
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError
+from eagleray.jobs.run import reports
+from eagleray.jobs.run.history import Ended, History
+from eagleray.jobs.run.history_schema import leases, meta, metadata
+from eagleray.jobs.run.leases import LEASE_US
+from eagleray.jobs.run.outcome import CheckFailure, Failure, Outcome
+from eagleray.jobs.run.process_identity import surely_dead, this_process
+from eagleray.jobs.run.run_state import Board, Capacity, Progress
 
 NOW_US = 1_790_000_000_000_000
 PLAN = make_plan({"clean": [], "facts": ["clean"]})

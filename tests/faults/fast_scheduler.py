@@ -6,10 +6,10 @@ import sys
 import threading
 from pathlib import Path
 
-from cluster.clock import SystemClock
-from cluster.config import load_config
-from jobs.run.local import LocalWorkers
-from jobs.schedule.scheduler import Scheduler
+from eagleray.cluster.clock import SystemClock
+from eagleray.cluster.config import load_config
+from eagleray.jobs.run.local import LocalWorkers
+from eagleray.jobs.schedule.scheduler import Scheduler
 
 SPEED = 30
 

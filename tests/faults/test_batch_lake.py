@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from cluster.config import Config
-from cluster.lake import packing
-from cluster.lake.compaction import compact
-from cluster.lake.expire import Retention
-from cluster.lake.lake import Lake
-from jobs.sql.query import Sql
+from eagleray.cluster.config import Config
+from eagleray.cluster.lake import bin_packing as packing
+from eagleray.cluster.lake.compaction import compact
+from eagleray.cluster.lake.expire import Retention
+from eagleray.cluster.lake.lake import Lake
+from eagleray.sql.query import Sql
 from tests.lake_tables import EVENTS, catalog_commits, event_rows, make_lake, make_stream
 from tests.published import OUTPUT, check, content, make_job, open_lake, rows, run
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from cluster.config import Config, load_config
-from cluster.lake.lake import Lake
-from jobs.period import daily
-from jobs.project.load import load_project
-from jobs.run.attempt import perform
-from jobs.run.history import History
-from jobs.run.reports import find_run, newest_runs, nodes_of
-from jobs.schedule.claims import newest
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.period import daily
+from eagleray.jobs.project.load import load_project
+from eagleray.jobs.run.attempt import perform
+from eagleray.jobs.run.history import History
+from eagleray.jobs.run.reports import find_run, newest_runs, nodes_of
+from eagleray.jobs.schedule.claims import newest
 from tests.faults.trial import names, watch
 from tests.running_platform import MARK, eventually
 

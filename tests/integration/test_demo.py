@@ -12,7 +12,7 @@ pytestmark = pytest.mark.platform
 
 
 def test_the_demo_is_exact(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cluster.cli.app", "demo", "demo", "--seconds", "8", "--rate", "900"]
+    command = [sys.executable, "-m", "eagleray", "demo", "demo", "--seconds", "8", "--rate", "900"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "every accepted event is in its table, once" in done.stdout

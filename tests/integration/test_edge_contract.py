@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from actors.edge.backend import Unavailable
-from cluster.errors import EaglerayError, LogCorrupt, LogUnavailable, Overloaded
+from eagleray.actors.edge.backend_protocol import Unavailable
+from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogUnavailable, Overloaded
 from tests.edge_server import ROW, ServedEdge, edge_config, serve
 
 EVENTS = [{"n": 1}, {"n": 2}, {"n": 3}]

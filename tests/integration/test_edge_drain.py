@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ConfigError
+from eagleray.cluster.errors import ConfigError
 from tests.edge_server import MemoryPlatform, ServedEdge, edge_config, read_all, serve
 
 HEAD = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: x\r\n"

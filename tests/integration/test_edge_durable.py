@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.validate.worker import ValidateWorker
-from cluster.config import Config
-from cluster.errors import LogUnavailable
-from cluster.events.stream import load_streams
-from cluster.events.verdict import Answer, Submission
-from cluster.log.dedup import Deduplicator
-from cluster.log.open import open_log
-from cluster.log.reader import PartitionReader
+from eagleray.actors.validate.worker import ValidateWorker
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import LogUnavailable
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.events.verdict import Answer, Submission
+from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.reader import PartitionReader
 from tests.edge_server import MemoryPlatform, ServedEdge, serve
 
 SCHEMA = {

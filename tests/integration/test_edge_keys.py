@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.clock import SystemClock
-from cluster.keys import KeyStore
+from eagleray.cluster.api_keys import KeyStore
+from eagleray.cluster.clock import SystemClock
 from tests.edge_server import Reply, ServedEdge, edge_config, serve
 
 OPEN = ("/livez", "/readyz", "/metrics", "/openapi.json")

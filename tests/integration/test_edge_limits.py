@@ -166,7 +166,7 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 import uvloop
-from actors.edge.server import Edge
+from eagleray.actors.edge.server import Edge
 from tests.edge_server import MemoryPlatform, edge_config
 
 async def main():

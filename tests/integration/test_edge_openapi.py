@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.config import EdgeConfig
+from eagleray.cluster.config import EdgeConfig
 from tests.edge_server import ServedEdge, edge_config, serve
 
 DOCS = Path(__file__).parents[2] / "docs" / "http.md"

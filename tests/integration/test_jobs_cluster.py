@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import Config
-from cluster.session import connect, job_server
-from jobs.model import Job
-from jobs.period import daily
-from jobs.project.graph import Graph
-from jobs.run.board import Progress
-from jobs.run.cluster import RayWorkers
-from jobs.run.history import History
-from jobs.run.owner import birth
-from jobs.run.plan import plan
-from jobs.run.runner import Result, Runner
-from jobs.submit import submit
+from eagleray.cluster.config import Config
+from eagleray.cluster.ray_session import connect, job_server
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import daily
+from eagleray.jobs.project.graph import Graph
+from eagleray.jobs.run.cluster import RayWorkers
+from eagleray.jobs.run.history import History
+from eagleray.jobs.run.plan import plan
+from eagleray.jobs.run.process_identity import birth
+from eagleray.jobs.run.run_state import Progress
+from eagleray.jobs.run.runner import Result, Runner
+from eagleray.jobs.submit import submit
 from tests.job_work import do, done, make_job
 from tests.running_platform import eventually
 
@@ -125,7 +125,7 @@ def test_a_cluster_elsewhere_gets_eagleray_with_the_script(
     if not here:
         pytest.skip(f"the name {name!r} does not lead to 127.0.0.1, where the job server listens")
     script = tmp_path / "work.py"
-    script.write_text("import cluster, eagleray, jobs\nprint(eagleray.__file__, jobs.__file__, eagleray.job)\n")
+    script.write_text("import eagleray.jobs\nprint(eagleray.__file__, eagleray.jobs.__file__, eagleray.job)\n")
     assert submit(script, [], server.replace("127.0.0.1", name), [], wait=True) == 0
     out, err = capfd.readouterr()
     assert out.count("py_modules_files") == 2 and "eagleray/__init__.py" in out

@@ -77,14 +77,14 @@ def masked(text: str) -> str:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[RunningPlatform]:
-    platform = RunningPlatform(tmp_path / "my-game", ROOT / "cluster" / "cli" / "project")
+    platform = RunningPlatform(tmp_path / "my-game", ROOT / "cli" / "project")
     yield platform.start()
     platform.stop()
 
 
 def test_every_command_of_the_tour_prints_what_the_page_shows(platform: RunningPlatform) -> None:
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for file in (ROOT / "cluster" / "cli" / "project").glob("*.ndjson"):
+    for file in (ROOT / "cli" / "project").glob("*.ndjson"):
         (platform.directory / file.name).write_bytes(file.read_bytes())
     assert sum(isinstance(step, Command) for step in tour()) >= 14
     for step in tour():

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pytest
 
-from cluster.config import load_config
-from jobs.sql.query import Sql
+from eagleray.cluster.config import load_config
+from eagleray.sql.query import Sql
 from tests import retail_oracle as oracle
 from tests.running_platform import RunningPlatform, eventually, running
 

@@ -12,8 +12,8 @@ import pytest
 from etl import day
 from etl.equal import difference
 
-from jobs.period import daily
-from jobs.project.inputs import Inputs
+from eagleray.jobs.period import daily
+from eagleray.jobs.project.inputs import Inputs
 
 
 def column(*values: object, kind: pa.DataType | None = None) -> pa.Table:

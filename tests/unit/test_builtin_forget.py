@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.config import Config, load_config
-from cluster.errors import ConfigError
-from cluster.events.stream import load_streams
-from cluster.lake.lake import Lake
-from cluster.lake.replace import Change
-from jobs.builtin import forget
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.replace import Change
+from eagleray.jobs.builtin import forget
 from tests.lake_tables import NOON_US, TIME, catalog_commits
 
 PROJECT = """

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from pyiceberg.manifest import DataFile
 from pyiceberg.typedef import Record
 
-from cluster.clock import ManualClock, SystemClock
-from cluster.errors import ConfigError
-from cluster.lake import compaction, packing
-from cluster.lake.compaction import compact as compact_table
-from cluster.lake.lake import Lake
-from cluster.lake.replace import Change
-from jobs.builtin import compact, expire, orphans
+from eagleray.cluster.clock import ManualClock, SystemClock
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake import bin_packing as packing
+from eagleray.cluster.lake import compaction
+from eagleray.cluster.lake.compaction import compact as compact_table
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.replace import Change
+from eagleray.jobs.builtin import compact, expire, orphans
 from tests.lake_tables import EVENTS, TIME, catalog_commits, event_rows, make_lake, make_stream
 
 DAY_US = 86_400_000_000

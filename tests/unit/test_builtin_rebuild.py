@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.window.state import WindowState
-from cluster.clock import iso
-from cluster.config import Config, load_config
-from cluster.errors import ConfigError
-from cluster.events.stream import Stream, load_streams
-from cluster.lake.lake import Lake
-from cluster.lake.progress import CLOSED, NEVER
-from cluster.windowing.batch import Batch
-from cluster.windowing.merge import close, select
-from jobs.builtin import rebuild
+from eagleray.actors.window.state import WindowState
+from eagleray.cluster.clock import iso
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.stream import Stream, load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.progress import CLOSED, NEVER
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.merge import close, select
+from eagleray.jobs.builtin import rebuild
 from tests.lake_tables import NOON_US, TIME
 
 S = 1_000_000

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.app import COMMANDS, main
-from cluster.cli.init import TEMPLATE, write_project
-from cluster.cli.target import find_platform
-from cluster.errors import ConfigError
+from eagleray.cli.app import COMMANDS, main
+from eagleray.cli.init import TEMPLATE, write_project
+from eagleray.cluster.client.target import find_platform
+from eagleray.cluster.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"ray", "pyarrow", "duckdb", "pyiceberg", "numpy", "aiohttp", "rich"}
@@ -28,7 +28,7 @@ def run(*words: str) -> int:
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = f"""
 import sys
-from cluster.cli.app import main
+from eagleray.cli.app import main
 try: main({words!r})
 except SystemExit: print("loaded:", *sorted({HEAVY!r} & set(sys.modules)))
 """

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.cli.batches import Batch, UnreadableInput, read_batches
+from eagleray.cli.batches import Batch, UnreadableInput, read_batches
 
 
 def cut(data: bytes, form: str = "auto", events: int = 3, size: int = 1 << 20) -> list[Batch]:

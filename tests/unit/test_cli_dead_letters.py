@@ -7,15 +7,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.cli.app import main
-from cluster.cli.init import TEMPLATE, write_project
-from cluster.cli.letters import PAGE, DeadLetter, Filter, Letters
-from cluster.config import load_config
-from cluster.errors import ConfigError
-from cluster.events.stream import load_streams
-from cluster.lake.lake import Lake
-from cluster.lake.tables import DEAD_LETTER_COLUMNS
-from jobs.builtin.replay import BODY_BYTES, as_line, requests
+from eagleray.cli.app import main
+from eagleray.cli.init import TEMPLATE, write_project
+from eagleray.cluster.config import load_config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.stream_tables import DEAD_LETTER_COLUMNS
+from eagleray.jobs.builtin.replay import BODY_BYTES, as_line, requests
+from eagleray.jobs.dead_letters import PAGE, DeadLetter, Filter, Letters
 
 MANY = PAGE + 7
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.app import main
-from cluster.cli.doctor import Finding, examine
-from cluster.cli.init import TEMPLATE, write_project
-from cluster.clock import ManualClock, SystemClock
+from eagleray.cli.app import main
+from eagleray.cli.doctor import Finding, examine
+from eagleray.cli.init import TEMPLATE, write_project
+from eagleray.cluster.clock import ManualClock, SystemClock
 
 
 @pytest.fixture

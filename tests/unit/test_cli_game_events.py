@@ -6,8 +6,8 @@ import json
 
 import jsonschema
 
-from cluster.cli.demo import TEMPLATE
-from cluster.cli.game_events import STREAMS, Game, Sent
+from eagleray.cli.demo.command import TEMPLATE
+from eagleray.cli.demo.events import STREAMS, Game, Sent
 
 START_US = 1_790_000_000_000_000
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.app import main
-from cluster.cli.demo import TEMPLATE as DEMO
-from cluster.cli.init import TEMPLATE as PROJECT
-from cluster.config import Config, load_config
-from cluster.events.stream import load_streams
+from eagleray.cli.app import main
+from eagleray.cli.demo.command import TEMPLATE as DEMO
+from eagleray.cli.init import TEMPLATE as PROJECT
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.events.stream import load_streams
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*/eagleray.yaml"))

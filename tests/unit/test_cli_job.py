@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.app import main
-from jobs.project.reading import BUILT_IN as RESERVED
-from jobs.run.builtin import BUILT_IN
+from eagleray.cli.app import main
+from eagleray.jobs.project.job_reader import BUILT_IN as RESERVED
+from eagleray.jobs.run.builtin_jobs import BUILT_IN
 
 Eagleray = Callable[..., tuple[int, str, str]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from cluster.cli.app import main
+from eagleray.cli.app import main
 
 Answer = Callable[["Platform", int, web.Request, list[object]], Awaitable[web.Response]]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.cli.status import pool_rows, stream_rows, table_rows
-from cluster.clock import ManualClock
+from eagleray.cli.status import pool_rows, stream_rows, table_rows
+from eagleray.cluster.clock import ManualClock
 
 FOUND = {
     "pools": {"window": {"size": 2, "alive": 1}},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import SQL_NAMES, Config, load_config
-from cluster.errors import ConfigError
-from jobs.sql.query import Sql
+from eagleray.cluster.config import SQL_NAMES, Config, load_config
+from eagleray.cluster.errors import ConfigError
+from eagleray.sql.query import Sql
 from tests.lake_tables import make_lake, make_stream
 
 

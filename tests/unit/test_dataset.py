@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 import eagleray
-from cluster.errors import ConfigError, QueryRejected
-from cluster.lake.lake import Lake
-from cluster.lake.pin import open_snapshots
-from jobs.dataset import Connection
+from eagleray.cluster.errors import ConfigError, QueryRejected
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.jobs.dataset import Connection
 from tests.lake_tables import SCHEMA, TIME, event_rows, make_lake, make_stream
 from tests.sql_lake import land
 
@@ -103,6 +103,6 @@ def test_the_project_is_found_as_by_the_command_line(
     for project in (tmp_path, str(tmp_path), tmp_path / "eagleray.yaml", lake.config):
         assert eagleray.connect(project).tables() == ["s.dead_letters", "s.events", "s.late"]
         assert eagleray.dataset("s.events", where="n = 1").arrow().num_rows == 1
-    monkeypatch.setattr("jobs.dataset._default", [])
+    monkeypatch.setattr("eagleray.jobs.dataset._default", [])
     monkeypatch.chdir(tmp_path)
     assert eagleray.dataset("s.events").arrow().num_rows == 5

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.log import dedup, idruns
-from cluster.log.dedup import Deduplicator
+from eagleray.cluster.log.dedup import deduplicator as dedup
+from eagleray.cluster.log.dedup import run_set as idruns
+from eagleray.cluster.log.dedup.deduplicator import Deduplicator
 
 HORIZON = 50
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
-from actors.edge.table import table
-from cluster.cli.app import COMMANDS, build
-from cluster.config import Config, DurationUs, EdgeConfig, StreamConfig, WindowConfig
-from cluster.duration import format_duration
-from cluster.telemetry.metrics import METRICS
+from eagleray.actors.edge.route_table import table
+from eagleray.cli.app import COMMANDS, build
+from eagleray.cluster.config import Config, DurationUs, EdgeConfig, StreamConfig, WindowConfig
+from eagleray.cluster.duration import format_duration
+from eagleray.cluster.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -141,7 +141,7 @@ def test_links_and_files_named_in_the_documentation_exist(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / target).exists(), target
-    for file in re.findall(r"`((?:cluster|actors|jobs|docs|tests|benchmarks|examples)/[\w./]+\.\w+)`", text):
+    for file in re.findall(r"`((?:cli|sql|cluster|actors|jobs|docs|tests|benchmarks|examples)/[\w./]+\.\w+)`", text):
         assert (ROOT / file).exists(), file
 
 

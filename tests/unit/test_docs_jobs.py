@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from cluster.duration import format_duration
-from jobs.dataset import Dataset
-from jobs.engines.duckdb import PYTHON_BYTES
-from jobs.model import CheckKind, Mode
-from jobs.project.header import Header
-from jobs.project.load import load_project
-from jobs.project.parameters import PARAMETERS
-from jobs.project.reading import BUILT_IN
-from jobs.project.signature import FORMS
+from eagleray.cluster.duration import format_duration
+from eagleray.jobs.dataset import Dataset
+from eagleray.jobs.engines.duckdb import PYTHON_BYTES
+from eagleray.jobs.model import CheckKind, Mode
+from eagleray.jobs.project.header import Header
+from eagleray.jobs.project.job_reader import BUILT_IN
+from eagleray.jobs.project.load import load_project
+from eagleray.jobs.project.parameters import PARAMETERS
+from eagleray.jobs.project.signature import FORMS
 from tests.jobs_project import make_project
 
 TEXT = (Path(__file__).parents[2] / "docs" / "jobs-reference.md").read_text()

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from actors.edge.backend import Unavailable
-from actors.edge.batcher import Batcher
-from actors.edge.meters import Meters
-from cluster.config import EdgeConfig
-from cluster.errors import LogUnavailable
-from cluster.events.verdict import Answer, Submission
+from eagleray.actors.edge.backend_protocol import Unavailable
+from eagleray.actors.edge.batcher import Batcher
+from eagleray.actors.edge.meters import Meters
+from eagleray.cluster.config import EdgeConfig
+from eagleray.cluster.errors import LogUnavailable
+from eagleray.cluster.events.verdict import Answer, Submission
 
 WORKERS = 2
 

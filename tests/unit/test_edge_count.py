@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.edge import count
+from eagleray.actors.edge import event_count as count
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(alphabet='a,[]{}"\\\n ') | st.booleans(),

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.edge.rate import Rates
-from actors.edge.refusal import Refusal
-from actors.exchange import Exchange
-from cluster.keys import ApiKey
+from eagleray.actors.edge.rate_limit import Rates
+from eagleray.actors.edge.refusal import Refusal
+from eagleray.actors.rate_exchange import Exchange
+from eagleray.cluster.api_keys import ApiKey
 
 
 class Ticks:

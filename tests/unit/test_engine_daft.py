@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import JobFailed
-from cluster.lake.lake import Lake
-from cluster.lake.pin import open_snapshots
-from jobs.model import EngineName
-from jobs.sql.tables import Declared
+from eagleray.cluster.errors import JobFailed
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.jobs.model import EngineName
+from eagleray.sql.tables import Declared
 from tests.jobs_project import produce, sql_job
 from tests.lake_tables import SCHEMA, event_rows, make_lake, make_stream
 from tests.sql_lake import land
@@ -136,7 +136,7 @@ def test_what_daft_would_answer_differently_is_refused(lake: Lake, tmp_path: Pat
     ],
 )
 def test_daft_reads_no_files_of_other_times(lake: Lake, condition: str, files: int) -> None:
-    from jobs.engines.daft import select
+    from eagleray.jobs.engines.daft import select
 
     tables = {name: Declared(table) for name, table in open_snapshots(lake.config).pin(["s.events"]).items()}
     plan = StringIO()
@@ -145,7 +145,7 @@ def test_daft_reads_no_files_of_other_times(lake: Lake, condition: str, files: i
 
 
 def test_a_task_reads_what_the_least_node_has_memory_for() -> None:
-    from jobs.engines.daft import _task_bytes
+    from eagleray.jobs.engines.daft import _task_bytes
 
     large, small, idle = {"CPU": 2.0, "memory": 64e9}, {"CPU": 16.0, "memory": 64e9}, {"CPU": 0.0, "memory": 1e9}
     assert _task_bytes([large]) == 8e9

@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.errors import JobFailed
-from cluster.lake.pin import open_snapshots
-from cluster.lake.scan import ScanPlan
-from jobs.engines.execute import execute
-from jobs.engines.shape import table_schema
-from jobs.model import Limits
-from jobs.sql.tables import Declared
+from eagleray.cluster.errors import JobFailed
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.scan import ScanPlan
+from eagleray.jobs.engines.execute import execute
+from eagleray.jobs.engines.table_types import table_schema
+from eagleray.jobs.model import Limits
+from eagleray.sql.tables import Declared
 from tests.jobs_project import DAY, produce, sql_job
 from tests.lake_tables import TIME, event_rows, make_lake, make_stream
 from tests.sql_lake import land

@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cluster.errors import JobFailed
 from eagleray import Period, dataset, table
-from jobs.engines.results import as_reader
+from eagleray.cluster.errors import JobFailed
+from eagleray.jobs.engines.results import as_reader
 from tests.jobs_project import DAY, function_job, produce
 from tests.lake_tables import event_rows, make_lake
 from tests.sql_lake import land
@@ -91,7 +91,7 @@ def by_dataset() -> pa.Table:
 def test_dataset_inside_a_job_reads_the_pinned_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = make_lake(tmp_path)
     land(lake, event_rows(1))
-    from jobs.engines import functions
+    from eagleray.jobs.engines import function_call as functions
 
     arguments = functions.arguments
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import JobFailed
-from cluster.lake.lake import Lake
-from cluster.lake.pin import open_snapshots
-from cluster.lake.scan import Pinned
-from jobs.engines.incremental import arrived, grows, position, positions
+from eagleray.cluster.errors import JobFailed
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.engines.incremental import arrived, grows, position, positions
 from tests.jobs_project import produce, sql_job
 from tests.lake_tables import EVENTS, NOON_US, TIME, event_rows, make_lake, make_stream
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 import ray.data
 
-from cluster.config import Config
-from cluster.session import connect
 from eagleray import table
-from jobs.dataset import Connection
+from eagleray.cluster.config import Config
+from eagleray.cluster.ray_session import connect
+from eagleray.jobs.dataset import Connection
 from tests.jobs_project import function_job, produce
 from tests.lake_tables import SCHEMA, event_rows, make_lake, make_stream
 from tests.sql_lake import land
@@ -68,9 +68,9 @@ from pathlib import Path
 
 import daft
 
-from cluster.config import Config
-from cluster.session import connect
-from jobs.dataset import Connection
+from eagleray.cluster.config import Config
+from eagleray.cluster.ray_session import connect
+from eagleray.jobs.dataset import Connection
 from tests.jobs_project import produce, sql_job
 
 directory = Path(sys.argv[1])

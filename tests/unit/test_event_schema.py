@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.config import Config, EdgeConfig, StreamConfig
-from cluster.errors import ConfigError
-from cluster.events.judge import Judge
-from cluster.events.model import is_plain, load_model
-from cluster.events.schema import EventSchema, load_schema
-from cluster.events.stream import load_streams
-from cluster.events.verdict import Submission
+from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.judge import Judge
+from eagleray.cluster.events.model import is_plain, load_model
+from eagleray.cluster.events.schema import EventSchema, load_schema
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.events.verdict import Submission
 
 MODELS = """
 import datetime

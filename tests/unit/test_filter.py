@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from cluster.errors import ConfigError
-from cluster.events.filter import Filter, check_filter
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.filter import Filter, check_filter
 
 SCHEMA = pa.schema(
     [

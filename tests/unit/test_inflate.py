@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.edge.inflate import STEP, Broken, inflate
+from eagleray.actors.edge.inflate import STEP, Broken, inflate
 
 SQUEEZE: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.events.formats import FORMATS
-from cluster.events.instants import MAX_US, MIN_US, day, days, instant_text, instant_us, instants
-from cluster.events.patterns import python_pattern
+from eagleray.cluster.events.formats import FORMATS
+from eagleray.cluster.events.instants import MAX_US, MIN_US, day, days, instant_text, instant_us, instants
+from eagleray.cluster.events.patterns import python_pattern
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 digits = st.text("0123456789", min_size=1, max_size=12)

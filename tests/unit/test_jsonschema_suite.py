@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cluster.config import Config, EdgeConfig, StreamConfig
-from cluster.errors import ConfigError
-from cluster.events.document import DRAFT_7, DRAFT_2020
-from cluster.events.judge import Judge
-from cluster.events.stream import load_streams
-from cluster.events.verdict import Submission
+from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.judge import Judge
+from eagleray.cluster.events.schema_document import DRAFT_7, DRAFT_2020
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.events.verdict import Submission
 
 ROOT = Path(os.environ.get("EAGLERAY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 SUITE = ROOT / "jsonschema" / "JSON-Schema-Test-Suite" / "tests"

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from cluster.config import Config, EdgeConfig, StreamConfig
-from cluster.errors import ConfigError
-from cluster.events.arbiter import Acceptance
-from cluster.events.judge import Judge
-from cluster.events.reading import Reader, Reading
-from cluster.events.stream import Stream, load_streams
-from cluster.events.verdict import Submission
+from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.arbiter import Acceptance
+from eagleray.cluster.events.json_reader import Reader, Reading
+from eagleray.cluster.events.judge import Judge
+from eagleray.cluster.events.stream import Stream, load_streams
+from eagleray.cluster.events.verdict import Submission
 
 NOW_US = 1_800_000_000_000_000
 EDGE = EdgeConfig(depth_max=8, event_bytes_max=100_000)

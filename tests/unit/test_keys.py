@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster import keys
-from cluster.cli.keys import app
-from cluster.clock import ManualClock
-from cluster.errors import ConfigError
-from cluster.keys import ApiKey, KeyRing, KeyStore, check_scope
+from eagleray.cli.keys import app
+from eagleray.cluster import api_keys as keys
+from eagleray.cluster.api_keys import ApiKey, KeyRing, KeyStore, check_scope
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.errors import ConfigError
 
 
 @pytest.fixture

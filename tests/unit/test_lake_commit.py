@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pyiceberg.exceptions import CommitFailedException
 
-from cluster.errors import CommitFailed, CommitUnknown
-from cluster.lake import attempts
-from cluster.lake.lake import Lake
-from cluster.lake.progress import NEVER, PROPERTY
+from eagleray.cluster.errors import CommitFailed, CommitUnknown
+from eagleray.cluster.lake import commit_loop as attempts
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.progress import NEVER, PROPERTY
 from tests.lake_tables import EVENTS, catalog_commits, event_rows, in_thread, make_config, make_lake, make_stream, race
 
 

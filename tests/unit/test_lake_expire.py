@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.lake import manifests
-from cluster.lake.expire import Expired, Retention
-from cluster.lake.lake import Lake
+from eagleray.cluster.lake import manifests
+from eagleray.cluster.lake.expire import Expired, Retention
+from eagleray.cluster.lake.lake import Lake
 from tests.lake_tables import EVENTS, event_rows, in_thread, make_lake, make_stream
 
 

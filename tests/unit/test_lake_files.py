@@ -18,8 +18,8 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.transforms import parse_transform
 from pyiceberg.types import DateType, LongType, NestedField, StringType, TimestamptzType
 
-from cluster.lake.lake import Lake
-from cluster.lake.partition import split
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.partitioning import split
 from tests.lake_tables import EVENTS, NOON_US, SCHEMA, TIME, event_rows, make_lake, make_stream
 
 DAY_US = 86_400_000_000

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.errors import ConfigError
-from cluster.lake.lake import Lake
-from cluster.lake.layout import check_layout
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.table_layout import check_layout
 from tests.lake_tables import EVENTS, SCHEMA, TIME, event_rows, make_config, make_lake, make_stream
 
 WIDE = pa.schema(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.lake.lake import Lake
-from cluster.lake.pin import Snapshots, _CatalogSnapshots, open_snapshots
-from cluster.lake.predicate import All, Any, Compare, In, IsNull, Predicate
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import Snapshots, _CatalogSnapshots, open_snapshots
+from eagleray.cluster.lake.predicate import All, Any, Compare, In, IsNull, Predicate
 from tests.lake_tables import EVENTS, event_rows, make_config, make_lake
 from tests.sql_lake import land
 

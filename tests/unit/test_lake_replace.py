@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyiceberg.exceptions import CommitFailedException
 
-from cluster.clock import ManualClock, SystemClock
-from cluster.errors import CommitFailed, CommitUnknown
-from cluster.lake import attempts, packing
-from cluster.lake.compaction import compact
-from cluster.lake.expire import Retention
-from cluster.lake.lake import Lake
-from cluster.lake.pin import open_snapshots
-from cluster.lake.predicate import Compare
-from cluster.lake.replace import Change
+from eagleray.cluster.clock import ManualClock, SystemClock
+from eagleray.cluster.errors import CommitFailed, CommitUnknown
+from eagleray.cluster.lake import bin_packing as packing
+from eagleray.cluster.lake import commit_loop as attempts
+from eagleray.cluster.lake.compaction import compact
+from eagleray.cluster.lake.expire import Retention
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.lake.predicate import Compare
+from eagleray.cluster.lake.replace import Change
 from tests.lake_tables import EVENTS, catalog_commits, event_rows, in_thread, make_lake, make_stream
 
 HOUR_US = 3_600_000_000

@@ -9,17 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.clock import ManualClock
-from cluster.config import StreamConfig
-from cluster.errors import LogCorrupt, OffsetOutOfRange
-from cluster.events.paths import FieldPath
-from cluster.events.schema import EventSchema
-from cluster.events.stream import REJECT_SCHEMA, Stream
-from cluster.log.dedup import Deduplicator
-from cluster.log.memory import MemoryLog
-from cluster.log.protocol import Bounds, Entry, Kind
-from cluster.log.reader import Chunk, PartitionReader
-from cluster.log.record import decode_batch, decode_batches, decode_control, encode_batch, encode_control
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import StreamConfig
+from eagleray.cluster.errors import LogCorrupt, OffsetOutOfRange
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.events.schema import EventSchema
+from eagleray.cluster.events.stream import REJECT_SCHEMA, Stream
+from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.memory import MemoryLog
+from eagleray.cluster.log.protocol import Bounds, Entry, Kind
+from eagleray.cluster.log.reader import Chunk, PartitionReader
+from eagleray.cluster.log.record import decode_batch, decode_batches, decode_control, encode_batch, encode_control
 
 EVENT = pa.schema([pa.field("user", pa.string()), pa.field("n", pa.int64()), pa.field("tags", pa.list_(pa.string()))])
 MANY = 1 << 40

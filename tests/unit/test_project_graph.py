@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import ConfigError
-from jobs.model import Check, Job, Source
-from jobs.project.graph import Graph, build_graph
+from eagleray.cluster.errors import ConfigError
+from eagleray.jobs.model import Check, Job, Source
+from eagleray.jobs.project.graph import Graph, build_graph
 
 
 def job(name: str, *inputs: str, checks: tuple[Check, ...] = ()) -> Job:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import load_config
-from cluster.errors import ConfigError
-from cluster.lake.tables import table_specs
-from jobs.model import Check, Limits, Schedule
-from jobs.project.header import Header
-from jobs.project.load import load_project, stream_tables
+from eagleray.cluster.config import load_config
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.stream_tables import table_specs
+from eagleray.jobs.model import Check, Limits, Schedule
+from eagleray.jobs.project.header import Header
+from eagleray.jobs.project.load import load_project, stream_tables
 from tests.jobs_project import make_project, sql_file
 from tests.lake_tables import make_lake, make_stream
 
@@ -240,9 +240,13 @@ def test_functions_are_jobs_and_their_signatures_the_inputs(tmp_path: Path) -> N
 
 
 def test_a_folder_called_jobs_shadows_nothing(tmp_path: Path) -> None:
-    files = {"model.py": "X = 1\n", "f.py": "from jobs.model import Job\nfrom . import model\nassert model.X == 1\n"}
+    files = {
+        "model.py": "X = 1\n",
+        "f.py": "from eagleray.jobs.model import Job\nfrom . import model\nassert model.X == 1\n",
+    }
     load_project(make_project(tmp_path, files))
-    assert sys.modules["jobs.model"].__file__ == str(Path(__file__).parents[2] / "jobs" / "model.py")
+    ours = sys.modules["eagleray.jobs.model"].__file__
+    assert ours and Path(ours).resolve() == Path(__file__).parents[2] / "jobs" / "model.py"
 
 
 def test_a_changed_file_is_loaded_anew(tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_a_wrong_function_is_refused_with_its_line(tmp_path: Path, text: str) ->
 def test_the_decorator_has_the_keys_of_the_header() -> None:
     import inspect
 
-    from jobs.project.declare import job
+    from eagleray.jobs.project.declare import job
 
     assert list(inspect.signature(job).parameters) == list(Header.model_fields)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import QueryRejected
-from jobs.period import daily
-from jobs.project.parameters import blanked, substitute
+from eagleray.cluster.errors import QueryRejected
+from eagleray.jobs.period import daily
+from eagleray.jobs.project.parameters import blanked, substitute
 
 DAY = daily(date(2024, 3, 31), "Europe/Berlin")  # 23 hours long
 VALUES = {

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import ChecksFailed, CommitFailed, ConfigError
-from cluster.lake.compaction import compact
-from cluster.lake.layout import PartitionField, parse_layout
-from jobs.model import Mode
-from jobs.period import Period, daily
-from jobs.publish.audit import incremental_positions, publish
-from jobs.publish.mark import RunMark
-from jobs.publish.partitions import Owner
+from eagleray.cluster.errors import ChecksFailed, CommitFailed, ConfigError
+from eagleray.cluster.lake.compaction import compact
+from eagleray.cluster.lake.table_layout import PartitionField, parse_layout
+from eagleray.jobs.model import Mode
+from eagleray.jobs.period import Period, daily
+from eagleray.jobs.publish.partitions import Owner
+from eagleray.jobs.publish.publish import incremental_positions, publish
+from eagleray.jobs.publish.run_mark import RunMark
 from tests.published import DAY, NEXT_DAY, OUTPUT, content, make_job, open_lake, rows, run
 
 D, E = date(2015, 9, 12), date(2015, 9, 13)

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from cluster.config import Config
-from jobs.model import Job
-from jobs.period import daily
-from jobs.project.graph import Graph
-from jobs.run import reports
-from jobs.run.board import Board, Progress
-from jobs.run.history import History
-from jobs.run.local import LocalWorkers
-from jobs.run.plan import plan
-from jobs.run.resume import resumed
-from jobs.run.runner import Interrupted, Result, Runner
+from eagleray.cluster.config import Config
+from eagleray.jobs.model import Job
+from eagleray.jobs.period import daily
+from eagleray.jobs.project.graph import Graph
+from eagleray.jobs.run import reports
+from eagleray.jobs.run.history import History
+from eagleray.jobs.run.local import LocalWorkers
+from eagleray.jobs.run.plan import plan
+from eagleray.jobs.run.resume import resumed
+from eagleray.jobs.run.run_state import Board, Progress
+from eagleray.jobs.run.runner import Interrupted, Result, Runner
 from tests.job_work import do, done, fail, make_job
 
 DAY = date(2026, 5, 1)

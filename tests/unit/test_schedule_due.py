@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from jobs.model import Job, Schedule
-from jobs.schedule.due import MISSED_MAX, claim_of, due, find, next_tick_us
-from jobs.schedule.ticks import ticks
+from eagleray.jobs.model import Job, Schedule
+from eagleray.jobs.schedule.due import MISSED_MAX, claim_of, due, find, next_tick_us
+from eagleray.jobs.schedule.ticks import ticks
 from tests.job_work import make_job
 
 

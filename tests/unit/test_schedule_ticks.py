@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.model import Schedule
-from jobs.schedule.ticks import last_period, periods_of_day, ticks, ticks_between, whole_days
+from eagleray.jobs.model import Schedule
+from eagleray.jobs.schedule.ticks import last_period, periods_of_day, ticks, ticks_between, whole_days
 
 BERLIN = "Europe/Berlin"
 ZONES = ["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kathmandu"]

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cluster.clock import ManualClock
-from cluster.config import Config
-from jobs.run import reports
-from jobs.run.history import History
-from jobs.run.local import LocalWorkers
-from jobs.run.schema import claims as rows
-from jobs.schedule import claims
-from jobs.schedule.claims import Claim
-from jobs.schedule.scheduler import Scheduler
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import Config
+from eagleray.jobs.run import reports
+from eagleray.jobs.run.history import History
+from eagleray.jobs.run.history_schema import claims as rows
+from eagleray.jobs.run.local import LocalWorkers
+from eagleray.jobs.schedule import claims
+from eagleray.jobs.schedule.claims import Claim
+from eagleray.jobs.schedule.scheduler import Scheduler
 from tests.job_work import do, done
 from tests.running_platform import eventually
 

@@ -11,9 +11,9 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from cluster.errors import QueryRejected
-from jobs.sql.answer import as_arrow, as_json, as_records
-from jobs.sql.query import Sql
+from eagleray.cluster.errors import QueryRejected
+from eagleray.sql.answer import as_arrow, as_json, as_records
+from eagleray.sql.query import Sql
 from tests.lake_tables import make_config
 
 
@@ -79,7 +79,7 @@ def test_rows_stay_in_order_over_many_batches(sql: Sql) -> None:
 
 
 def test_sliced_and_null_nested_values_keep_their_place() -> None:
-    from jobs.sql.answer import plain
+    from eagleray.sql.answer import plain
 
     lists = pa.array([[1], None, [], [2, 3], [4]], pa.list_(pa.int64()))
     structs = pa.array([{"a": 1}, None, {"a": None}], pa.struct([("a", pa.int64())]))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.result import write
-from jobs.sql.query import Sql
+from eagleray.cli.query_result import write
+from eagleray.sql.query import Sql
 from tests.lake_tables import event_rows, make_config, make_lake
 from tests.sql_lake import land
 
-PROGRAM = "import sys; from cluster.cli.app import main; main(sys.argv[1:])"
+PROGRAM = "import sys; from eagleray.cli.app import main; main(sys.argv[1:])"
 
 
 @pytest.fixture(scope="module")

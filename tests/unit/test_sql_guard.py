@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import QueryFailed, QueryRejected
-from jobs.sql.engine import Deadline, Limits, connect, lock, run
-from jobs.sql.guard import TEXT_CHARS_MAX, Guard
-from jobs.sql.query import Sql
+from eagleray.cluster.errors import QueryFailed, QueryRejected
+from eagleray.sql.engine import Deadline, Limits, connect, lock, run
+from eagleray.sql.guard import TEXT_CHARS_MAX, Guard
+from eagleray.sql.query import Sql
 from tests.lake_tables import EVENTS, event_rows, make_lake
 
 SECRET = "the lake must not read this"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import jobs.sql.opened as opened_module
-from cluster.errors import EaglerayError
-from cluster.lake.predicate import EVERYTHING, Predicate
-from cluster.lake.scan import Pinned, ScanPlan
-from jobs.sql.query import Sql
+import eagleray.sql.session as opened_module
+from eagleray.cluster.errors import EaglerayError
+from eagleray.cluster.lake.predicate import EVERYTHING, Predicate
+from eagleray.cluster.lake.scan import Pinned, ScanPlan
+from eagleray.sql.query import Sql
 from tests.lake_tables import NOON_US, SCHEMA, TIME, event_rows, make_lake, make_stream
 from tests.sql_lake import land, rows
 

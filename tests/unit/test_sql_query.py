@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.errors import QueryFailed, QueryRejected
-from cluster.lake.expire import Retention
-from cluster.lake.predicate import Predicate
-from cluster.lake.scan import ScanPlan
-from jobs.sql.engine import Limits
-from jobs.sql.query import Sql
-from jobs.sql.tables import Declared
+from eagleray.cluster.errors import QueryFailed, QueryRejected
+from eagleray.cluster.lake.expire import Retention
+from eagleray.cluster.lake.predicate import Predicate
+from eagleray.cluster.lake.scan import ScanPlan
+from eagleray.sql.engine import Limits
+from eagleray.sql.query import Sql
+from eagleray.sql.tables import Declared
 from tests.lake_tables import EVENTS, SCHEMA, TIME, event_rows, make_config, make_lake, make_stream
 from tests.sql_lake import land, rows
 

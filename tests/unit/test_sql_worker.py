@@ -14,9 +14,9 @@ from time import monotonic, sleep
 import pyarrow as pa
 import pytest
 
-from cluster.config import Config
-from cluster.errors import Overloaded, QueryFailed, QueryRejected
-from jobs.sql.worker import SqlWorker
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import Overloaded, QueryFailed, QueryRejected
+from eagleray.sql.worker import SqlWorker
 from tests.lake_tables import event_rows, make_lake
 from tests.sql_lake import land
 
@@ -142,7 +142,7 @@ def test_the_process_ends_with_its_parent(config: Config, tmp_path: Path) -> Non
     (tmp_path / "jobs").mkdir()  # a user's own folder of that name changes nothing
     (tmp_path / "jobs" / "__init__.py").write_text("raise SystemExit(7)")
     program = (
-        "import sys, pathlib; from jobs.sql.worker import SqlWorker; from cluster.config import Config;"
+        "import sys, pathlib; from eagleray.sql.worker import SqlWorker; from eagleray.cluster.config import Config;"
         f"w = SqlWorker(Config(data_dir=pathlib.Path({str(config.data_dir)!r})));"
         "w.query('SELECT 1', 60); print(w._slots.queue[-1]._process.pid, flush=True);"
         "w.query('SELECT count(*) FROM range(1000000000000)', 600)"

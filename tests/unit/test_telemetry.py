@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.telemetry.gather import platform_samples
-from cluster.telemetry.histogram import Histogram, Recent
-from cluster.telemetry.logging import configure, configure_file, redact
-from cluster.telemetry.metrics import METRICS, labelled, parse_sample, sample
-from cluster.telemetry.prometheus import histogram_samples, render
+from eagleray.cluster.telemetry.gather import platform_samples
+from eagleray.cluster.telemetry.histogram import Histogram, Recent
+from eagleray.cluster.telemetry.logging import configure, configure_file, redact
+from eagleray.cluster.telemetry.metrics import METRICS, labelled, parse_sample, sample
+from eagleray.cluster.telemetry.prometheus import histogram_samples, render
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "metrics.md"
@@ -155,7 +155,7 @@ def test_console_logs_are_one_line_with_fields(logs: io.StringIO) -> None:
 def test_logs_of_a_process_are_rotated_and_bounded(tmp_path: Path) -> None:
     code = """
 import logging, pathlib, sys
-from cluster.telemetry import logging as ours
+from eagleray.cluster.telemetry import logging as ours
 ours.LOG_BYTES_MAX = 2000
 ours.configure_file(pathlib.Path(sys.argv[1]) / "logs", "writer-0")
 for number in range(200):
@@ -179,7 +179,7 @@ def test_a_log_that_cannot_be_opened_stops_nobody(
 
 
 def test_what_kills_a_process_is_written_down(tmp_path: Path) -> None:
-    code = "import sys, os, pathlib; from cluster.telemetry.logging import configure_file\n"
+    code = "import sys, os, pathlib; from eagleray.cluster.telemetry.logging import configure_file\n"
     code += "configure_file(pathlib.Path(sys.argv[1]), 'writer-0'); os.abort()"
     for lives in (1, 2):
         subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

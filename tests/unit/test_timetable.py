@@ -11,16 +11,16 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from cluster.clock import ManualClock
-from cluster.config import Config, load_config
-from cluster.errors import ConfigError
-from jobs.run import reports
-from jobs.run.history import History
-from jobs.run.schema import claims as rows
-from jobs.schedule import claims
-from jobs.schedule.claims import Claim
-from jobs.schedule.scheduler import Scheduler
-from jobs.schedule.timetable import Commands, timetable
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import Config, load_config
+from eagleray.cluster.errors import ConfigError
+from eagleray.jobs.run import reports
+from eagleray.jobs.run.history import History
+from eagleray.jobs.run.history_schema import claims as rows
+from eagleray.jobs.schedule import claims
+from eagleray.jobs.schedule.claims import Claim
+from eagleray.jobs.schedule.scheduler import Scheduler
+from eagleray.jobs.schedule.timetable import Commands, timetable
 from tests.running_platform import eventually
 
 HOUR_US = 3_600_000_000

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from actors.validate.worker import ValidateWorker
-from cluster.clock import ManualClock
-from cluster.config import Config, LogConfig, StreamConfig
-from cluster.errors import ConfigError, LogUnavailable
-from cluster.events.hashing import SEED_FILE, hash_seed
-from cluster.events.verdict import Answer, Submission, pack, unpack_answers, unpack_submissions
-from cluster.log.protocol import Kind
-from cluster.log.record import decode_batch
+from eagleray.actors.validate.worker import ValidateWorker
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import Config, LogConfig, StreamConfig
+from eagleray.cluster.errors import ConfigError, LogUnavailable
+from eagleray.cluster.events.seeded_hash import SEED_FILE, hash_seed
+from eagleray.cluster.events.verdict import Answer, Submission, pack, unpack_answers, unpack_submissions
+from eagleray.cluster.log.protocol import Kind
+from eagleray.cluster.log.record import decode_batch
 
 NOW_US = 1_767_225_600_000_000
 TIME = "2025-12-31T12:00:00Z"

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.config import WindowConfig
-from cluster.errors import ConfigError
-from cluster.windowing.assign import lateness_us, panes
-from cluster.windowing.batch import Batch
-from cluster.windowing.hashing import hash64
-from cluster.windowing.items import Items
-from cluster.windowing.merge import close, select
-from cluster.windowing.partial import Layout
-from cluster.windowing.sketches import distinct
-from cluster.windowing.watermark import NEVER
-from cluster.windows import parse_window
+from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.windowing.assign import lateness_us, panes
+from eagleray.cluster.windowing.definition import parse_window
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.keyed_items import Items
+from eagleray.cluster.windowing.merge import close, select
+from eagleray.cluster.windowing.partial import Layout
+from eagleray.cluster.windowing.sketches import distinct
+from eagleray.cluster.windowing.stable_hash import hash64
+from eagleray.cluster.windowing.watermark import NEVER
 
 EVENTS = pa.schema(
     [

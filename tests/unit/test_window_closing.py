@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.window.state import WindowState
-from cluster.config import WindowConfig
-from cluster.windowing.batch import Batch
-from cluster.windowing.merge import close, open_rows, select
-from cluster.windowing.watermark import NEVER, watermarks
-from cluster.windows import parse_window
+from eagleray.actors.window.state import WindowState
+from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.windowing.definition import parse_window
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.merge import close, open_rows, select
+from eagleray.cluster.windowing.watermark import NEVER, watermarks
 
 EVENTS = pa.schema([("user", pa.string()), ("_time", pa.int64())])
 SLACK, LATENESS = 4, 6

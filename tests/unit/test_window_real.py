@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.window.state import WindowState
-from cluster.config import WindowConfig
-from cluster.windowing.batch import Batch
-from cluster.windowing.merge import close, select
-from cluster.windowing.watermark import NEVER
-from cluster.windows import parse_window
+from eagleray.actors.window.state import WindowState
+from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.windowing.definition import parse_window
+from eagleray.cluster.windowing.event_columns import Batch
+from eagleray.cluster.windowing.merge import close, select
+from eagleray.cluster.windowing.watermark import NEVER
 from tests.oracle import parse_us
 
 DATA = Path(os.environ.get("EAGLERAY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")

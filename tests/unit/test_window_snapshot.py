@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.window.snapshot import VERSION, Snapshot, SnapshotStore, SnapshotUnusable, decode, encode
+from eagleray.actors.window.snapshot import VERSION, Snapshot, SnapshotStore, SnapshotUnusable, decode, encode
 
 TABLE = pa.table({"g0": ["a", None], "s0_0": [[1, 2], []]})
 

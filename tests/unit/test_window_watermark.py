@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.windowing.assign import missed_windows, panes
-from cluster.windowing.watermark import NEVER, watermarks
-from cluster.windows import WindowSpec
+from eagleray.cluster.windowing.assign import missed_windows, panes
+from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.watermark import NEVER, watermarks
 
 times = st.lists(st.integers(-(10**6), 10**6), max_size=30)
 

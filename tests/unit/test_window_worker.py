@@ -15,17 +15,17 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from actors.committer import Committer
-from actors.messages import CLOSED, PartitionId, Topology
-from actors.peer import LocalPeer
-from actors.window.worker import NotReady, WindowWorker
-from cluster.clock import ManualClock
-from cluster.config import load_config
-from cluster.events.stream import load_streams
-from cluster.lake.lake import Lake
-from cluster.log.open import open_log
-from cluster.log.protocol import Entry, Kind
-from cluster.log.record import decode_control, encode_batch
+from eagleray.actors.committer import Committer
+from eagleray.actors.messages import CLOSED, PartitionId, Topology
+from eagleray.actors.peer import LocalPeer
+from eagleray.actors.window.worker import NotReady, WindowWorker
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import load_config
+from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.log.protocol import Entry, Kind
+from eagleray.cluster.log.record import decode_control, encode_batch
 
 PARTITIONS = 2
 SECOND = 1_000_000

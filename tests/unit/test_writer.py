@@ -12,18 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from actors.messages import PartitionId, Staged, WorkerReport
-from actors.writer import worker as worker_module
-from actors.writer.replay import LogUpTo, replay_start
-from actors.writer.worker import WriterWorker
-from cluster.clock import ManualClock
-from cluster.config import Config
-from cluster.errors import CommitFailed, LogUnavailable
-from cluster.events.stream import REJECT_SCHEMA, Stream
-from cluster.lake.lake import Lake
-from cluster.log.memory import MemoryLog
-from cluster.log.protocol import Entry, Kind
-from cluster.log.record import encode_batch
+from eagleray.actors.messages import PartitionId, Staged, WorkerReport
+from eagleray.actors.writer import worker as worker_module
+from eagleray.actors.writer.replay import LogUpTo, replay_start
+from eagleray.actors.writer.worker import WriterWorker
+from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import CommitFailed, LogUnavailable
+from eagleray.cluster.events.stream import REJECT_SCHEMA, Stream
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.log.memory import MemoryLog
+from eagleray.cluster.log.protocol import Entry, Kind
+from eagleray.cluster.log.record import encode_batch
 from tests.lake_tables import NOON_US, TIME, make_config, make_stream
 
 PARTITIONS = 2
@@ -318,7 +318,7 @@ def test_same_id_after_the_horizon_is_a_new_event(tmp_path: Path) -> None:
 
 
 def test_identifiers_are_saved_before_the_log_may_be_trimmed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.writer.tap.SAVE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("eagleray.actors.writer.partition_reader.SAVE_INTERVAL_S", 0.0)
     bench.events([1])
     for report in bench.rounds():
         if report.partitions and report.partitions["s", 0].safe == 1:
@@ -382,12 +382,12 @@ def test_full_disk_holds_up_one_stream_and_loses_nothing(tmp_path: Path) -> None
 
 
 def test_stream_of_rejected_events_alone_is_trimmed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.writer.tap.SAVE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("eagleray.actors.writer.partition_reader.SAVE_INTERVAL_S", 0.0)
     for n in range(5):
         bench.rejects([b"broken %d" % n])
     before = bench.drain()
     assert before.partitions["s", 0].safe == 0 and bench.lake.progress(EVENTS) == {}
-    monkeypatch.setattr("actors.writer.share.EMPTY_STEP_S", 0.0)
+    monkeypatch.setattr("eagleray.actors.writer.stream_writer.EMPTY_STEP_S", 0.0)
     for report in bench.rounds():
         bench.commit(report.staged)
         if report.partitions and report.partitions["s", 0].safe == 5:
@@ -405,7 +405,7 @@ def test_stream_of_rejected_events_alone_is_trimmed(bench: Bench, monkeypatch: p
 
 
 def test_idle_stream_is_never_committed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.writer.share.EMPTY_STEP_S", 0.0)
+    monkeypatch.setattr("eagleray.actors.writer.stream_writer.EMPTY_STEP_S", 0.0)
     bench.events([1])
     bench.drain()
     assert [bench.collect().staged for _ in range(100)] == [[]] * 100
@@ -428,7 +428,7 @@ def test_damaged_record_stops_its_partition_and_no_other(bench: Bench) -> None:
 
 
 def test_log_that_cannot_be_read_for_a_while_is_read_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.writer.tap.RETRY_S", 0.001)
+    monkeypatch.setattr("eagleray.actors.writer.partition_reader.RETRY_S", 0.001)
     real, failures = bench.log.read, [LogUnavailable("locked")] * 5
 
     def read(*args: Any) -> Any:
@@ -445,7 +445,7 @@ def test_log_that_cannot_be_read_for_a_while_is_read_later(bench: Bench, monkeyp
 
 def test_reading_ahead_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "READ_AHEAD_BYTES_MAX", 10_000)
-    monkeypatch.setattr("actors.writer.tap.READ_BYTES", 1)
+    monkeypatch.setattr("eagleray.actors.writer.partition_reader.READ_BYTES", 1)
     for start in range(0, 4000, 100):
         bench.events(range(start, start + 100))
     bench.collect()

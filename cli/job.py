@@ -1,0 +1,160 @@
+"""`eagleray job`: runs, backfills and shows the project's jobs, and submits scripts to a cluster.
+
+Only names and options are here; what a command does is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+class Format(StrEnum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+
+
+Data = Annotated[Path | None, typer.Option(help="Overrides data_dir.")]
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to run on (`auto`, or host:port); default: this machine."),
+]
+Form = Annotated[Format, typer.Option("--format", help="How to print it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A job's name.")]
+RunId = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or how it begins; default: the last.")]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Go on from what failed, or do everything again; default: go on if the last run for the date failed.",
+    ),
+]
+
+
+@app.command("list")
+def list_(form: Form = Format.table, config_file: ConfigFile = DEFAULT_CONFIG, data: Data = None) -> None:
+    """List the jobs: what they make, when they run, how the last run ended."""
+    _called("jobs_shown", "list_jobs", config_file, data, form.value)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def run(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Jobs, or one built-in job.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every job of the project.")] = False,
+    date: Annotated[str | None, typer.Option(help="The logical date; default: the last period that is over.")] = None,
+    resume: Resume = None,
+    upstream: Annotated[bool, typer.Option("--upstream", help="Also the jobs that these need.")] = False,
+    downstream: Annotated[bool, typer.Option("--downstream", help="Also the jobs that need these.")] = False,
+    late: Annotated[bool, typer.Option("--late", help="The dates that got late events, and what follows.")] = False,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: jobs.concurrency.")] = None,
+    address: Address = None,
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    data: Data = None,
+) -> None:
+    """Run jobs in the order of what they need; built-in: compact, expire, orphans, forget, rebuild, replay."""
+    from eagleray.jobs.run.builtin_jobs import BUILT_IN, run_built_in
+
+    chosen = names or []
+    if chosen and chosen[0] in BUILT_IN:
+        run_built_in(chosen[0], [*chosen[1:], *context.args], config_file, data)
+        return
+    if context.args or any(name.startswith("-") for name in chosen):
+        unknown = next(word for word in [*chosen, *context.args] if word.startswith("-"))
+        raise typer.BadParameter(f"No such option: {unknown}")
+    words = {"upstream": upstream, "downstream": downstream, "late": late, "parallel": parallel, "address": address}
+    _called("jobs_run", "run_jobs", config_file, data, tuple(chosen), everything, date, resume, **words)
+
+
+@app.command()
+def backfill(
+    name: Name,
+    first: Annotated[str, typer.Option("--from", help="The first date.")],
+    last: Annotated[str, typer.Option("--to", help="The last date, included.")],
+    parallel: Annotated[int | None, typer.Option(min=1, help="Dates at once; default: jobs.concurrency.")] = None,
+    downstream: Annotated[bool, typer.Option("--downstream", help="Also the jobs that need it.")] = False,
+    resume: Resume = None,
+    address: Address = None,
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    data: Data = None,
+) -> None:
+    """Run a job for every date of a stretch of time."""
+    words = {"parallel": parallel, "downstream": downstream, "resume": resume, "address": address}
+    _called("jobs_run", "backfill_job", config_file, data, name, first, last, **words)
+
+
+@app.command()
+def status(
+    run_id: RunId = None,
+    limit: Annotated[int, typer.Option(min=1, help="Runs to show.")] = 20,
+    form: Form = Format.table,
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    data: Data = None,
+) -> None:
+    """Show the latest runs, or one run: its jobs, rows, attempts, failures."""
+    _called("jobs_shown", "show_status", config_file, data, run_id, limit, form.value)
+
+
+@app.command()
+def logs(
+    run_id: RunId = None,
+    name: Annotated[str | None, typer.Option("--job", help="This job alone.")] = None,
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    data: Data = None,
+) -> None:
+    """Print what a run's jobs have printed and logged."""
+    _called("jobs_shown", "show_logs", config_file, data, run_id, name)
+
+
+@app.command()
+def show(name: Name, config_file: ConfigFile = DEFAULT_CONFIG, data: Data = None) -> None:
+    """Show a job: what it reads, makes and checks, its limits, its last and next runs."""
+    _called("jobs_shown", "show_job", config_file, data, name)
+
+
+@app.command()
+def rejected(
+    name: Name,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    data: Data = None,
+) -> None:
+    """Show what a job's checks refused: the checks, their bad rows, and rows of the result that was not published."""
+    _called("jobs_shown", "show_rejected", config_file, data, name, limit)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    target: Annotated[Path, typer.Argument(metavar="SCRIPT|PROJECT", help="A Python script, or a project's folder.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="For the script.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="The cluster's job server (http://host:8265); default: one here."),
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the script; may be repeated.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log and exit as the script does.")] = True,
+) -> None:
+    """Run a script or a project on a Ray cluster; a project runs all of its jobs unless arguments say otherwise."""
+    _exit(import_module("eagleray.jobs.submit").submit(target, arguments or [], address, env or [], wait))
+
+
+def _called(module: str, function: str, config_file: Path, data: Path | None, *rest: Any, **named: Any) -> None:
+    from eagleray.cluster.config import load_config
+
+    config = load_config(config_file, data_dir=data)
+    _exit(getattr(import_module(f"eagleray.cli.{module}"), function)(config, *rest, **named))
+
+
+def _exit(code: int | None) -> None:
+    if code:
+        raise typer.Exit(code)

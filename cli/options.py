@@ -1,0 +1,17 @@
+"""Options that several sub-commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The project's configuration.")]
+Url = Annotated[
+    str | None, typer.Option(envvar="EAGLERAY_URL", help="The platform; default: the one that runs this project.")
+]
+Key = Annotated[
+    str | None, typer.Option(envvar="EAGLERAY_API_KEY", help="API key; see `eagleray keys create`.", show_default=False)
+]
+DEFAULT_CONFIG = Path("eagleray.yaml")

@@ -1,0 +1,159 @@
+"""How a stream's `events` table is laid out: `partition_by` and `sort_by` read from the configuration and checked.
+
+Used when the configuration is loaded (so it imports nothing heavy) and by `cluster.lake.stream_tables`, which turns it
+into Iceberg's partition spec and sort order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+import pyarrow as pa
+
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.windowing.definition import field_type
+
+if TYPE_CHECKING:
+    from eagleray.cluster.events.stream import Stream
+
+TransformName = Literal["identity", "year", "month", "day", "hour", "bucket", "truncate"]
+_CALL = re.compile(r"^(\w+)\s*\((.*)\)$", re.DOTALL)
+_ORDER = re.compile(r"^(.*?)(?:\s+(asc|desc))?$", re.DOTALL | re.IGNORECASE)
+_SIZED = ("bucket", "truncate")
+T = TypeVar("T")
+
+SYSTEM_COLUMNS = pa.schema(
+    [
+        pa.field("_ingested_at", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("_source", pa.string(), nullable=False),
+        pa.field("_partition", pa.int32(), nullable=False),
+        pa.field("_offset", pa.int64(), nullable=False),
+        pa.field("_row", pa.int32(), nullable=False),
+        pa.field("_extra", pa.string()),
+    ]
+)
+"""What every `events` table has besides the columns of its stream's schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionField:
+    """One partition field: `transform` of the column at `path`; `size` is the count or width of bucket and truncate."""
+
+    transform: TransformName
+    path: FieldPath
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The field's name in table metadata and file paths, such as `time_day`."""
+        column = re.sub(r"\W", "_", self.path.column)
+        if self.transform == "identity":
+            return f"{column}_identity" if column != self.path.column else column
+        return f"{column}_{self.transform}" + (f"_{self.size}" if self.size else "")
+
+
+@dataclass(frozen=True, slots=True)
+class SortField:
+    """One sort column; nulls come last."""
+
+    path: FieldPath
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Partition fields and sort order of a table, both possibly empty."""
+
+    partition_by: tuple[PartitionField, ...] = ()
+    sort_by: tuple[SortField, ...] = ()
+
+
+def check_layout(where: str, stream: Stream) -> Layout:
+    """The layout of the stream's `events` table; raises ConfigError at `where` (`…streams.NAME.lake`) and the key."""
+    columns = pa.schema([*stream.events.arrow, *SYSTEM_COLUMNS])
+    config = stream.config.lake
+    return parse_layout(where, columns, config.partition_by, config.sort_by)
+
+
+def parse_layout(where: str, columns: pa.Schema, partition_by: tuple[str, ...], sort_by: tuple[str, ...]) -> Layout:
+    """The layout of a table with `columns`; raises ConfigError at `where` and the key."""
+    partitions = _each(f"{where}.partition_by", partition_by, lambda text: _partition(text, columns))
+    if twice := _repeated([field.name for field in partitions]):
+        raise ConfigError(f"{where}.partition_by", f"{twice} is named twice")
+    return Layout(partitions, _each(f"{where}.sort_by", sort_by, lambda text: _sort(text, columns)))
+
+
+def _each(where: str, texts: tuple[str, ...], parse: Callable[[str], T]) -> tuple[T, ...]:
+    try:
+        return tuple(parse(text) for text in texts)
+    except ValueError as error:
+        raise ConfigError(where, str(error)) from None
+
+
+def _repeated(names: list[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
+
+
+def _partition(text: str, columns: pa.Schema) -> PartitionField:
+    call = _CALL.match(text.strip())
+    if call is None:
+        field = PartitionField("identity", FieldPath.parse(text.strip()))
+    elif call[1] not in get_args(TransformName):
+        expected = "day(c), hour(c), month(c), year(c), bucket(n, c), truncate(n, c) or a column"
+        raise ValueError(f"{text!r}: unknown transform {call[1]!r}; expected {expected}")
+    else:
+        field = _transformed(text, call[1], call[2])  # type: ignore[arg-type]
+    found = field_type(columns, field.path)
+    if not _ACCEPTS[field.transform](found):
+        raise ValueError(f"{text!r}: {field.path.column} is {found}; expected {_EXPECTED[field.transform]}")
+    return field
+
+
+def _transformed(text: str, transform: TransformName, arguments: str) -> PartitionField:
+    if transform not in _SIZED:
+        return PartitionField(transform, FieldPath.parse(arguments.strip()))
+    number, comma, column = arguments.partition(",")
+    if not comma or not number.strip().isdecimal() or not 0 < int(number) <= 1_000_000:
+        raise ValueError(f"{text!r}: expected {transform}(n, column) with a whole number n above 0")
+    return PartitionField(transform, FieldPath.parse(column.strip()), int(number))
+
+
+def _sort(text: str, columns: pa.Schema) -> SortField:
+    order = _ORDER.match(text.strip())
+    assert order is not None
+    path = FieldPath.parse(order[1])
+    found = field_type(columns, path)
+    if pa.types.is_nested(found):
+        raise ValueError(f"cannot sort by {path.column}, a {found}")
+    return SortField(path, (order[2] or "asc").lower() == "desc")
+
+
+def _timed(found: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(found) or pa.types.is_date(found))
+
+
+def _hashed(found: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(found) or pa.types.is_string(found) or pa.types.is_binary(found)) or _timed(found)
+
+
+_ACCEPTS: Mapping[str, Callable[[pa.DataType], bool]] = {
+    "identity": lambda found: not pa.types.is_nested(found) and not pa.types.is_floating(found),
+    "year": _timed,
+    "month": _timed,
+    "day": _timed,
+    "hour": pa.types.is_timestamp,
+    "bucket": _hashed,
+    "truncate": lambda found: pa.types.is_integer(found) or pa.types.is_string(found),
+}
+_TIMED = "a timestamp or a date (day(_ingested_at) always works)"
+_EXPECTED = {
+    "identity": "a string, integer, boolean, timestamp or date",
+    **dict.fromkeys(("year", "month", "day"), _TIMED),
+    "hour": "a timestamp (hour(_ingested_at) always works)",
+    "bucket": "a string, integer, timestamp or date",
+    "truncate": "a string or an integer",
+}

@@ -1,0 +1,124 @@
+"""The events of a chunk as aggregation wants them: columns by field path, extracted and coded once for all windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.events.stream import TIME
+from eagleray.cluster.windowing.group_codes import Coded, encode, plain
+from eagleray.cluster.windowing.stable_hash import as_int64, hash64, mix
+from eagleray.cluster.windowing.watermark import Int64
+
+Mask = npt.NDArray[np.bool_]
+
+
+def extract(table: pa.Table, path: FieldPath) -> pa.Array:
+    """The column at `path`, null wherever a parent is null; one contiguous array without -0.0."""
+    column = table.column(path.names[0])
+    for name in path.names[1:]:
+        column = pc.struct_field(column, name)
+    return plain(column)
+
+
+class Batch:
+    """Events of one partition in log order; columns are computed on demand and kept, and `take` shares them."""
+
+    def __init__(self, table: pa.Table, partition: int) -> None:
+        """`table` has `_time`, `_offset`, `_row` and the top-level columns that the windows need."""
+        self.table = table
+        self.partition = partition
+        self._kept: dict[tuple[str, FieldPath | None], Any] = {}
+        self._parent: Batch | None = None
+        self._rows: Int64 = np.empty(0, np.int64)
+        self.length = table.num_rows
+
+    def take(self, rows: Int64) -> Batch:
+        """The events at `rows` (ascending), as a view."""
+        if len(rows) == self.length:
+            return self
+        view = Batch(self.table, self.partition)
+        view._parent, view.length = self._root, len(rows)
+        view._rows = rows if self._parent is None else self._rows[rows]
+        return view
+
+    def _once(self, what: str, path: FieldPath | None, make: Callable[[], Any], pick: Callable[[Any], Any]) -> Any:
+        key = (what, path)
+        if key not in self._kept:
+            self._kept[key] = make() if self._parent is None else pick(self._parent._once(what, path, make, pick))
+        return self._kept[key]
+
+    def _picked(self, values: Any) -> Any:
+        return None if values is None else values[self._rows]
+
+    def integers(self, name: str) -> Int64:
+        """A system column of int64 without nulls, such as `_time`."""
+
+        def make() -> Int64:
+            return as_int64(plain(self._root.table.column(name)))
+
+        return self._once("system", FieldPath((name,)), make, self._picked)  # type: ignore[no-any-return]
+
+    @property
+    def times(self) -> Int64:
+        """Event times, µs."""
+        return self.integers(TIME)
+
+    @property
+    def _root(self) -> Batch:
+        return self if self._parent is None else self._parent
+
+    def array(self, path: FieldPath) -> pa.Array:
+        """The column at `path`."""
+
+        def pick(array: pa.Array) -> pa.Array:
+            return array.take(pa.array(self._rows))
+
+        return self._once("array", path, lambda: extract(self._root.table, path), pick)
+
+    def coded(self, path: FieldPath) -> Coded:
+        """The column at `path` as codes."""
+
+        def pick(found: Coded) -> Coded:
+            return Coded(found.codes[self._rows], found.values)
+
+        return self._once("coded", path, lambda: encode(self._root.array(path)), pick)  # type: ignore[no-any-return]
+
+    def valid(self, path: FieldPath) -> Mask | None:
+        """Where the column at `path` is not null; None: everywhere."""
+
+        def make() -> Mask | None:
+            array = self._root.array(path)
+            return np.asarray(array.is_valid()) if array.null_count else None
+
+        return self._once("valid", path, make, self._picked)  # type: ignore[no-any-return]
+
+    def numbers(self, path: FieldPath) -> npt.NDArray[Any]:
+        """The column at `path` as int64 or float64, nulls as 0; strings as codes (see `coded`)."""
+
+        def make() -> npt.NDArray[Any]:
+            array = self._root.array(path)
+            if pa.types.is_floating(array.type):
+                filled = array.cast(pa.float64()).fill_null(0.0)
+                return np.asarray(filled.to_numpy(zero_copy_only=False), np.float64)
+            return as_int64(array)
+
+        return self._once("numbers", path, make, self._picked)  # type: ignore[no-any-return]
+
+    def hashes(self, path: FieldPath) -> npt.NDArray[np.uint64]:
+        """64-bit hashes of the column at `path`; meaningless where it is null."""
+
+        def make() -> npt.NDArray[np.uint64]:
+            array = self._root.array(path)
+            if pa.types.is_integer(array.type) or pa.types.is_timestamp(array.type):
+                return mix(as_int64(array).view(np.uint64))
+            found = self._root.coded(path)
+            return np.append(hash64(found.values), np.uint64(0))[found.codes]
+
+        return self._once("hashes", path, make, self._picked)  # type: ignore[no-any-return]
