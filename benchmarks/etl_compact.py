@@ -76,7 +76,7 @@ def measure(files: int, megabytes: int, directory: Path) -> Report:
     size = sum(Path(file).stat().st_size for file in before)
     rows_before = checked(before)
     began = time.perf_counter()
-    found = compact.run(config, compact.Options(tables=(TABLE,)))
+    found = compact.run(config, compact.CompactOptions(tables=(TABLE,)))
     took_s = time.perf_counter() - began
     after = files_of(config, [TABLE])[TABLE]
     print(found)

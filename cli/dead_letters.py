@@ -9,7 +9,7 @@ import typer
 from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, Key, Url
 from eagleray.cluster.config import load_config
 from eagleray.cluster.errors import ConfigError
-from eagleray.jobs.builtin.replay import Options, run
+from eagleray.jobs.builtin.replay import ReplayOptions, run
 from eagleray.jobs.dead_letters import Filter, Letters
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -72,7 +72,7 @@ def replay(
     Needs a key with scope admin.
     """
     config = load_config(config_file)
-    report = run(config, Options(stream, reason, since, until, identity, url, key))
+    report = run(config, ReplayOptions(stream, reason, since, until, identity, url, key))
     print(f"accepted {report.accepted}, rejected {report.rejected}")
     for line in report.shown:
         typer.echo(f"  {line}", err=True)

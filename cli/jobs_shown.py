@@ -13,8 +13,8 @@ from sqlalchemy.engine import Engine
 
 from eagleray.cluster.clock import SystemClock, iso
 from eagleray.cluster.config import Config
-from eagleray.cluster.duration import format_duration
 from eagleray.cluster.errors import ConfigError, QueryRejected
+from eagleray.cluster.quantities import format_duration
 from eagleray.jobs.model import Job
 from eagleray.jobs.project.load import load_project
 from eagleray.jobs.run import reports

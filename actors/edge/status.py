@@ -15,7 +15,7 @@ from eagleray.actors.edge.backend_protocol import Backend
 from eagleray.actors.edge.refusal import Refusal, retry_after
 from eagleray.actors.edge.routes import Call
 from eagleray.cluster.config import Config, StreamConfig
-from eagleray.cluster.duration import format_duration
+from eagleray.cluster.quantities import format_duration
 from eagleray.cluster.telemetry.gather import platform_samples
 from eagleray.cluster.telemetry.prometheus import CONTENT_TYPE, render
 

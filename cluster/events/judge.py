@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from eagleray.cluster.clock import iso
 from eagleray.cluster.config import EdgeConfig
-from eagleray.cluster.duration import format_duration
 from eagleray.cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
 from eagleray.cluster.events.columns import EventColumns, Suspects
 from eagleray.cluster.events.event_identity import FieldReader, Identity, id_column
@@ -28,6 +27,7 @@ from eagleray.cluster.events.json_reader import Reader, Reading
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.events.validator import validator
 from eagleray.cluster.events.verdict import Answer, Rejection, Submission
+from eagleray.cluster.quantities import format_duration
 
 
 @dataclass(frozen=True)

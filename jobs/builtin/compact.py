@@ -13,7 +13,7 @@ from eagleray.cluster.lake.lake import Lake
 
 
 @dataclass(frozen=True)
-class Options:
+class CompactOptions:
     """Rewrite small files of tables into files of about lake.file_bytes_max, sorted by the table's order."""
 
     tables: tuple[str, ...] = field(default=(), metadata={"help": "Tables as NAMESPACE.TABLE; default: all."})
@@ -21,7 +21,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class CompactReport:
     """What became of the files. `refused`: commits that another one made void, and that were tried anew."""
 
     tables: tuple[str, ...]
@@ -31,7 +31,7 @@ class Report:
     refused: int
 
 
-def run(config: Config, options: Options) -> Report:
+def run(config: Config, options: CompactOptions) -> CompactReport:
     """Compact; raises ConfigError for a table that is not there."""
     lake = Lake.open(config)
     changed: list[str] = []
@@ -42,7 +42,7 @@ def run(config: Config, options: Options) -> Report:
             changed.append(table)
         before, after = before + done.files_before, after + done.files_after
         size, refused = size + done.bytes, refused + done.refused
-    return Report(tuple(changed), before, after, size, refused)
+    return CompactReport(tuple(changed), before, after, size, refused)
 
 
 def chosen(lake: Lake, names: Iterable[str]) -> list[str]:

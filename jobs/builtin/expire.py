@@ -16,7 +16,7 @@ ATTEMPTS_MAX = 5  # a stream commits every few seconds, and whoever comes first 
 
 
 @dataclass(frozen=True)
-class Options:
+class ExpireOptions:
     """Forget snapshots that are older than an age, and delete the files that only they used."""
 
     tables: tuple[str, ...] = field(default=(), metadata={"help": "Tables as NAMESPACE.TABLE; default: all."})
@@ -25,7 +25,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class ExpireReport:
     """What went."""
 
     snapshots: int
@@ -33,17 +33,17 @@ class Report:
     bytes: int
 
 
-def run(config: Config, options: Options, clock: Clock | None = None) -> Report:
+def run(config: Config, options: ExpireOptions, clock: Clock | None = None) -> ExpireReport:
     """Expire; raises ConfigError for a table that is not there. Replaced files stay for lake.replaced_files_kept."""
     if options.keep < 1:
         raise ConfigError("--keep", "expected at least 1: a table needs a snapshot")
     lake = Lake.open(config, clock or SystemClock())
     retention = Retention(options.keep, options.older_than_us, config.lake.replaced_files_kept)
     found = [expire_until_done(lake, table, retention) for table in chosen(lake, options.tables)]
-    return Report(sum(r.snapshots for r in found), sum(r.files for r in found), sum(r.bytes for r in found))
+    return ExpireReport(sum(r.snapshots for r in found), sum(r.files for r in found), sum(r.bytes for r in found))
 
 
-def expire_until_done(lake: Lake, table: str, retention: Retention) -> Report:
+def expire_until_done(lake: Lake, table: str, retention: Retention) -> ExpireReport:
     """Expire one table, again where a commit came first."""
     snapshots = files = size = 0
     for _ in range(ATTEMPTS_MAX):
@@ -51,4 +51,4 @@ def expire_until_done(lake: Lake, table: str, retention: Retention) -> Report:
         snapshots, files, size = snapshots + done.snapshots, files + done.files, size + done.bytes
         if not lake.expirable(table, retention):
             break
-    return Report(snapshots, files, size)
+    return ExpireReport(snapshots, files, size)

@@ -36,7 +36,7 @@ ATTEMPTS_MAX = 8  # commits of compaction and jobs may replace the same files me
 
 
 @dataclass(frozen=True)
-class Options:
+class ForgetOptions:
     """Delete the rows of a person, found by a field of a stream's events, from tables and their history."""
 
     stream: str = field(metadata={"help": "The stream whose tables are meant."})
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class ForgetReport:
     """`deleted`: rows by table. `not_reached`: where the person's data still is, and until when."""
 
     deleted: tuple[str, ...]
@@ -70,7 +70,7 @@ class Place:
     pruning: Predicate = EVERYTHING
 
 
-def run(config: Config, options: Options, clock: Clock | None = None) -> Report:
+def run(config: Config, options: ForgetOptions, clock: Clock | None = None) -> ForgetReport:
     """Forget; raises ConfigError for a stream, field or table that is not there. Again, it finds what came since."""
     stream = load_streams(config).get(options.stream)
     if stream is None:
@@ -89,12 +89,12 @@ def run(config: Config, options: Options, clock: Clock | None = None) -> Report:
     if options.grace_us:
         left.append("replaced files, until the grace is over and `expire` has run")
     left.append(f"the event log, for {config.log.retention_hours:g} h; run again when windows open now have closed")
-    return Report(
+    return ForgetReport(
         tuple(f"{table}: {count}" for table, count in rows.items()), sum(rows.values()), snapshots, files, tuple(left)
     )
 
 
-def places(lake: Lake, stream: Stream, options: Options) -> list[Place]:
+def places(lake: Lake, stream: Stream, options: ForgetOptions) -> list[Place]:
     """Every table that can hold the person; raises ConfigError."""
     try:
         path = FieldPath.parse(options.key)
@@ -120,7 +120,7 @@ def places(lake: Lake, stream: Stream, options: Options) -> list[Place]:
     return [place for place in found if place.table in there]
 
 
-def _outputs(lake: Lake, options: Options) -> Iterator[Place]:
+def _outputs(lake: Lake, options: ForgetOptions) -> Iterator[Place]:
     for text in options.outputs:
         table, equals, column = text.partition("=")
         if not equals or not column:

@@ -16,7 +16,7 @@ GRACE_MIN_US = 3_600_000_000  # a shorter one could take the files of a job that
 
 
 @dataclass(frozen=True)
-class Options:
+class OrphansOptions:
     """Delete files below tables that nothing refers to and that are older than a grace."""
 
     tables: tuple[str, ...] = field(default=(), metadata={"help": "Tables as NAMESPACE.TABLE; default: all."})
@@ -25,7 +25,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class OrphansReport:
     """What went, or with `dry_run` would have gone."""
 
     files: int
@@ -33,7 +33,7 @@ class Report:
     dry_run: bool
 
 
-def run(config: Config, options: Options, clock: Clock | None = None) -> Report:
+def run(config: Config, options: OrphansOptions, clock: Clock | None = None) -> OrphansReport:
     """Delete; raises ConfigError for a table that is not there or a grace that is too short."""
     if options.grace_us < GRACE_MIN_US:
         raise ConfigError("--grace", "expected at least 1h: files that are being written have no snapshot yet")
@@ -44,4 +44,4 @@ def run(config: Config, options: Options, clock: Clock | None = None) -> Report:
         for table in chosen(lake, options.tables)
         for file in remove_orphans(lake, table, options.grace_us, now_us, dry_run=options.dry_run)
     ]
-    return Report(len(found), sum(file.bytes for file in found), options.dry_run)
+    return OrphansReport(len(found), sum(file.bytes for file in found), options.dry_run)

@@ -35,7 +35,7 @@ BACKOFF_S = 0.25
 
 
 @dataclass(frozen=True)
-class Options:
+class RebuildOptions:
     """Compute windows of a stream that start in [start, end) again, from its events."""
 
     stream: str = field(metadata={"help": "The stream whose windows are meant."})
@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class RebuildReport:
     """Rows of windows: how many there were in the range, and are now."""
 
     windows: tuple[str, ...]
@@ -53,7 +53,7 @@ class Report:
     rows_after: int
 
 
-def run(config: Config, options: Options) -> Report:
+def run(config: Config, options: RebuildOptions) -> RebuildReport:
     """Rebuild; raises ConfigError for an unknown stream, window or time, CommitFailed where others came first."""
     stream = load_streams(config).get(options.stream)
     if stream is None:
@@ -67,7 +67,7 @@ def run(config: Config, options: Options) -> Report:
             )
     lake = Lake.open(config)
     counts = [_rebuild(lake, config, stream, stream.windows[name], from_us, to_us) for name in names]
-    return Report(tuple(names), sum(before for before, _ in counts), sum(after for _, after in counts))
+    return RebuildReport(tuple(names), sum(before for before, _ in counts), sum(after for _, after in counts))
 
 
 def _instant(option: str, text: str) -> int:

@@ -20,7 +20,7 @@ REJECTED_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Options:
+class ReplayOptions:
     """Send the original bytes of a stream's dead letters to the platform again."""
 
     stream: str = field(metadata={"help": "The stream whose dead letters are meant."})
@@ -33,7 +33,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReplayReport:
     """How they were answered; of the rejected ones the first few, with the reason."""
 
     accepted: int
@@ -41,21 +41,21 @@ class Report:
     shown: tuple[str, ...] = ()
 
 
-def run(config: Config, options: Options) -> Report:
+def run(config: Config, options: ReplayOptions) -> ReplayReport:
     """Replay; raises ConfigError for options that mean nothing, Unreachable and Refused as the client does."""
     wanted = Filter(options.reason, options.since, options.until, options.id).sql()
     with Letters(config) as letters, connect(options.url, options.key, config.file) as client:
         return _send(letters.pages(letters.known(options.stream), wanted), client, options.stream)
 
 
-def _send(pages: Iterable[list[DeadLetter]], client: Client, stream: str) -> Report:
+def _send(pages: Iterable[list[DeadLetter]], client: Client, stream: str) -> ReplayReport:
     accepted, rejected = 0, []
     for page in pages:
         for batch in requests(page):
             answer = client.deliver(f"/v1/streams/{stream}/events", *_request(batch), Retries())
             accepted += answer["accepted"]
             rejected += [f"{batch[one['index']].id}: {one['reason']}: {one['detail']}" for one in answer["rejected"]]
-    return Report(accepted, len(rejected), tuple(rejected[:REJECTED_SHOWN]))
+    return ReplayReport(accepted, len(rejected), tuple(rejected[:REJECTED_SHOWN]))
 
 
 def requests(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from eagleray.cluster.duration import parse_duration
+from eagleray.cluster.quantities import parse_duration
 from eagleray.jobs.model import Check, CheckKind
 from eagleray.jobs.project.inputs import TABLE, Inputs
 
@@ -31,20 +31,20 @@ Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
 Value = str | bool | int | float
 
 
-class Options(BaseModel):
+class CheckOptions(BaseModel):
     """The options of a kind of check."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AcceptedValues(Options):
+class AcceptedValues(CheckOptions):
     """The column holds only these values; null is accepted."""
 
     column: Text
     values: tuple[Value, ...] = Field(min_length=1)
 
 
-class Relationships(Options):
+class Relationships(CheckOptions):
     """Every value of the column is in `field` of the table `to`; null is accepted."""
 
     column: Text
@@ -52,7 +52,7 @@ class Relationships(Options):
     field: Text
 
 
-class RowCount(Options):
+class RowCount(CheckOptions):
     """The number of rows is within bounds."""
 
     min: int | None = Field(default=None, ge=0, strict=True)
@@ -67,7 +67,7 @@ class RowCount(Options):
         return self
 
 
-class Freshness(Options):
+class Freshness(CheckOptions):
     """The newest value of the column is at most `within` old."""
 
     column: Text

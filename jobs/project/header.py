@@ -13,10 +13,10 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from eagleray.cluster.config import JobsConfig
+from eagleray.cluster.quantities import parse_size
 from eagleray.jobs.model import Check, EngineName, Job, Limits, Mode, Schedule, Source
 from eagleray.jobs.project.declared_checks import Duration, Texts
 from eagleray.jobs.project.inputs import TABLE
-from eagleray.jobs.project.sizes import parse_size
 
 RETRIES_MAX = 100
 _DEFAULT = Limits()

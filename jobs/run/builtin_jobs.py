@@ -1,6 +1,6 @@
 """Runs the jobs that come with Eagleray: `eagleray job run compact --table …`. Their options are a dataclass each.
 
-A module `jobs.builtin.<name>` has `run(config, options) -> Report`; its options become command-line options by name and
+A module `jobs.builtin.<name>` has `run(config, options) -> report`; its options become command-line options by name and
 type, its report is printed as `key: value`.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from eagleray.cluster.config import Config, load_config
-from eagleray.cluster.duration import parse_duration
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.quantities import parse_duration
 
 BUILT_IN = ("compact", "expire", "forget", "orphans", "rebuild", "replay")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eagleray.cluster.duration import format_duration
+from eagleray.cluster.quantities import format_duration
 from eagleray.jobs.run.history import Ended, History
 from eagleray.jobs.run.leases import LEASE_US
 from eagleray.jobs.run.outcome import Ending, Failure

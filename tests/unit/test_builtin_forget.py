@@ -102,7 +102,7 @@ def land(lake: Lake, table: str, rows: pa.Table) -> None:
     lake.commit(table, lake.write(table, rows), {"p0": at}, {"p0": at + 1})
 
 
-OPTIONS = forget.Options("visits", "actor.login", "ann", ("reports.people=who",))
+OPTIONS = forget.ForgetOptions("visits", "actor.login", "ann", ("reports.people=who",))
 
 
 def logins(lake: Lake) -> list[Any]:
@@ -158,13 +158,13 @@ def test_rows_that_come_while_others_are_deleted_are_found(config: Config, lake:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (forget.Options("nope", "actor.login", "x"), "no stream is called 'nope'"),
-        (forget.Options("visits", "actor", "x"), "expected a field with one value"),
-        (forget.Options("visits", "actor.nope", "x"), "unknown field"),
-        (forget.Options("visits", "actor.login", "x", ("reports.people",)), "NAMESPACE.TABLE=COLUMN"),
-        (forget.Options("visits", "actor.login", "x", ("reports.people=nope",)), "it has who, n"),
+        (forget.ForgetOptions("nope", "actor.login", "x"), "no stream is called 'nope'"),
+        (forget.ForgetOptions("visits", "actor", "x"), "expected a field with one value"),
+        (forget.ForgetOptions("visits", "actor.nope", "x"), "unknown field"),
+        (forget.ForgetOptions("visits", "actor.login", "x", ("reports.people",)), "NAMESPACE.TABLE=COLUMN"),
+        (forget.ForgetOptions("visits", "actor.login", "x", ("reports.people=nope",)), "it has who, n"),
     ],
 )
-def test_wrong_options_are_named(config: Config, lake: Lake, options: forget.Options, message: str) -> None:
+def test_wrong_options_are_named(config: Config, lake: Lake, options: forget.ForgetOptions, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         forget.run(config, options)

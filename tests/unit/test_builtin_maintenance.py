@@ -42,16 +42,16 @@ def test_small_files_become_one_for_each_partition_sorted(tmp_path: Path) -> Non
     lake = make_lake(tmp_path, make_stream(lake={"partition_by": ["user"], "sort_by": ["n desc"]}))
     for step in range(0, 30, 5):
         land(lake, step)
-    report = compact.run(lake.config, compact.Options())
+    report = compact.run(lake.config, compact.CompactOptions())
     assert (report.tables, report.files_before, report.files_after) == ((EVENTS,), 30, 5)
     assert numbers(lake) == list(range(30))
     for batch in lake.pin(EVENTS).plan().batches(["n"]):
         assert batch["n"].to_pylist() == sorted(batch["n"].to_pylist(), reverse=True)
-    again = compact.run(lake.config, compact.Options((EVENTS,)))
+    again = compact.run(lake.config, compact.CompactOptions((EVENTS,)))
     assert (again.files_before, again.tables) == (0, ())
     assert lake.progress(EVENTS) == {"p0": 30}
     with pytest.raises(ConfigError, match=r"no table 's.event'; there are s.dead_letters"):
-        compact.run(lake.config, compact.Options(("s.event",)))
+        compact.run(lake.config, compact.CompactOptions(("s.event",)))
 
 
 def test_files_of_earlier_schemas_and_partitions_are_rewritten_as_of_now(tmp_path: Path) -> None:
@@ -134,19 +134,21 @@ def test_expired_files_leave_the_disk_and_kept_snapshots_stay_whole(tmp_path: Pa
     lake = make_lake(tmp_path)
     for step in range(0, 25, 5):
         land(lake, step)
-    compact.run(lake.config, compact.Options())
-    assert expire.run(lake.config, expire.Options(), clock) == expire.Report(0, 0, 0)  # all of them are young
+    compact.run(lake.config, compact.CompactOptions())
+    assert expire.run(lake.config, expire.ExpireOptions(), clock) == expire.ExpireReport(
+        0, 0, 0
+    )  # all of them are young
     clock.advance(6 * DAY_US)
-    report = expire.run(lake.config, expire.Options(keep=2), clock)
+    report = expire.run(lake.config, expire.ExpireOptions(keep=2), clock)
     assert (report.snapshots, report.files) == (4, 0)  # the snapshot before the compaction still has its files
-    report = expire.run(lake.config, expire.Options(), clock)
+    report = expire.run(lake.config, expire.ExpireOptions(), clock)
     assert (report.snapshots, report.files) == (1, 5)
     land(lake, 25)
-    assert expire.run(lake.config, expire.Options(), clock) == expire.Report(1, 0, 0)
+    assert expire.run(lake.config, expire.ExpireOptions(), clock) == expire.ExpireReport(1, 0, 0)
     assert {str(path) for path in parquet(lake)} == set(lake.pin(EVENTS).plan().files)
     assert numbers(lake) == list(range(30))
     with pytest.raises(ConfigError, match="at least 1"):
-        expire.run(lake.config, expire.Options(keep=0))
+        expire.run(lake.config, expire.ExpireOptions(keep=0))
 
 
 def test_orphans_go_after_the_grace_and_files_in_flight_never(tmp_path: Path) -> None:
@@ -158,14 +160,14 @@ def test_orphans_go_after_the_grace_and_files_in_flight_never(tmp_path: Path) ->
         os.utime(path, (old_us / 1e6, old_us / 1e6))
     staged = lake.write(EVENTS, event_rows(5, 5))  # not yet committed
     used = parquet(lake) - stray
-    report = orphans.run(lake.config, orphans.Options(dry_run=True))
+    report = orphans.run(lake.config, orphans.OrphansOptions(dry_run=True))
     assert (report.files, parquet(lake)) == (1, used | stray)
-    assert orphans.run(lake.config, orphans.Options()).files == 1
+    assert orphans.run(lake.config, orphans.OrphansOptions()).files == 1
     assert parquet(lake) == used
     lake.commit(EVENTS, staged, {"p0": 5}, {"p0": 10})
     assert numbers(lake) == list(range(10))
     with pytest.raises(ConfigError, match="at least 1h"):
-        orphans.run(lake.config, orphans.Options(grace_us=1))
+        orphans.run(lake.config, orphans.OrphansOptions(grace_us=1))
 
 
 def test_files_whose_commit_is_held_up_for_days_are_no_orphans(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_files_whose_commit_is_held_up_for_days_are_no_orphans(tmp_path: Path) -
     land(lake, 0)
     staged = lake.write(EVENTS, event_rows(5, 5))  # and then the catalog is away
     clock = ManualClock(SystemClock().now_us() + 30 * DAY_US)
-    assert orphans.run(lake.config, orphans.Options(), clock).files == 0
+    assert orphans.run(lake.config, orphans.OrphansOptions(), clock).files == 0
     lake.commit(EVENTS, staged, {"p0": 5}, {"p0": 10})
     assert numbers(lake) == list(range(10))
 
@@ -186,7 +188,7 @@ def test_orphaned_metadata_goes_and_the_table_stays_readable(tmp_path: Path) -> 
     (metadata / "left-over-m0.avro").write_bytes(b"x")
     for path in metadata.iterdir():
         os.utime(path, (1, 1))
-    assert orphans.run(lake.config, orphans.Options((EVENTS,))).files == 1
+    assert orphans.run(lake.config, orphans.OrphansOptions((EVENTS,))).files == 1
     assert numbers(Lake.open(lake.config)) == list(range(40))
     for snapshot in lake.load(EVENTS).metadata.snapshots:
         assert lake.pin(EVENTS, snapshot.snapshot_id).plan().rows > 0

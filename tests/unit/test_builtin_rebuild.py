@@ -136,7 +136,7 @@ EVENTS = st.lists(
     max_size=40,
 )
 CLOSED_US = NOON_US + 80 * S
-OPTIONS = rebuild.Options("plays", iso(NOON_US - 3600 * S), iso(NOON_US + 3600 * S))
+OPTIONS = rebuild.RebuildOptions("plays", iso(NOON_US - 3600 * S), iso(NOON_US + 3600 * S))
 
 
 @settings(max_examples=8, deadline=None)
@@ -177,7 +177,9 @@ def test_only_windows_of_the_range_are_touched(tmp_path: Path) -> None:
     land(lake, table)
     write_windows(lake, stream, [table], CLOSED_US)
     land(lake, columns([(2, "ann", 10, None), (12, "ann", 10, None), (38, "ann", 10, None)], 0, 4))
-    report = rebuild.run(config, rebuild.Options("plays", iso(NOON_US + 10 * S), iso(NOON_US + 20 * S), ("flat",)))
+    report = rebuild.run(
+        config, rebuild.RebuildOptions("plays", iso(NOON_US + 10 * S), iso(NOON_US + 20 * S), ("flat",))
+    )
     assert (report.rows_before, report.rows_after) == (1, 1)
     totals = [row["total"] for row in sorted(lake.read("plays.flat").to_pylist(), key=lambda row: row["window_start"])]
     assert totals == [1, 11, 1, 1]
@@ -191,19 +193,19 @@ def test_late_event_joins_two_sessions_beyond_the_range(tmp_path: Path) -> None:
     assert sorted(dict(row)["n"] for row in content(lake, "sessions")) == [1, 2, 3]
     land(lake, columns([(9, "ann", 1, 0.5)], 0, 6))
     at = NOON_US + 14 * S
-    rebuild.run(config, rebuild.Options("plays", iso(at), iso(at + S), ("sessions",)))
+    rebuild.run(config, rebuild.RebuildOptions("plays", iso(at), iso(at + S), ("sessions",)))
     assert sorted(dict(row)["n"] for row in content(lake, "sessions")) == [1, 6]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (rebuild.Options("nope", "2015-09-12", "2015-09-13"), "no stream is called 'nope'"),
-        (rebuild.Options("plays", "yesterday", "2015-09-13"), "expected ISO 8601"),
-        (rebuild.Options("plays", "2015-09-12", "2015-09-13", ("x",)), "it has flat, sliding, sessions"),
+        (rebuild.RebuildOptions("nope", "2015-09-12", "2015-09-13"), "no stream is called 'nope'"),
+        (rebuild.RebuildOptions("plays", "yesterday", "2015-09-13"), "expected ISO 8601"),
+        (rebuild.RebuildOptions("plays", "2015-09-12", "2015-09-13", ("x",)), "it has flat, sliding, sessions"),
     ],
 )
-def test_wrong_options_are_named(tmp_path: Path, options: rebuild.Options, message: str) -> None:
+def test_wrong_options_are_named(tmp_path: Path, options: rebuild.RebuildOptions, message: str) -> None:
     config, _, _ = project(tmp_path / "p")
     with pytest.raises(ConfigError, match=message):
         rebuild.run(config, options)

@@ -17,7 +17,7 @@ from typer.main import get_command
 from eagleray.actors.edge.route_table import table
 from eagleray.cli.app import COMMANDS, build
 from eagleray.cluster.config import Config, DurationUs, EdgeConfig, StreamConfig, WindowConfig
-from eagleray.cluster.duration import format_duration
+from eagleray.cluster.quantities import format_duration
 from eagleray.cluster.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from eagleray.cluster.duration import format_duration
+from eagleray.cluster.quantities import format_duration
 from eagleray.jobs.dataset import Dataset
 from eagleray.jobs.engines.duckdb import PYTHON_BYTES
 from eagleray.jobs.model import CheckKind, Mode
