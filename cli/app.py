@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 import eagleray
+from eagleray.cli.options import InsecureRay
 from eagleray.cluster.errors import ConfigError, EaglerayError, QueryRejected
 
 CONFIG_FILE = Path("eagleray.yaml")
@@ -34,9 +35,10 @@ def up(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Overrides data_dir.")] = None,
     port: Annotated[int | None, typer.Option(help="Overrides edge.port; 0 takes any free one.")] = None,
+    insecure_ray: InsecureRay = False,
 ) -> None:
     """Start the platform; prints `ready URL` when events can be sent, drains and commits on SIGTERM."""
-    import_module("eagleray.cli.up").up(config_file, address, data, port)
+    import_module("eagleray.cli.up").up(config_file, address, data, port, insecure_ray)
 
 
 COMMANDS: dict[str, Entry] = {

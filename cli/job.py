@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile
+from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, InsecureRay
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -59,6 +59,7 @@ def run(
     late: Annotated[bool, typer.Option("--late", help="The dates that got late events, and what follows.")] = False,
     parallel: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: jobs.concurrency.")] = None,
     address: Address = None,
+    insecure_ray: InsecureRay = False,
     config_file: ConfigFile = DEFAULT_CONFIG,
     data: Data = None,
 ) -> None:
@@ -73,7 +74,8 @@ def run(
         unknown = next(word for word in [*chosen, *context.args] if word.startswith("-"))
         raise typer.BadParameter(f"No such option: {unknown}")
     words = {"upstream": upstream, "downstream": downstream, "late": late, "parallel": parallel, "address": address}
-    _called("jobs_run", "run_jobs", config_file, data, tuple(chosen), everything, date, resume, **words)
+    rest = (tuple(chosen), everything, date, resume)
+    _called("jobs_run", "run_jobs", config_file, data, *rest, insecure_ray=insecure_ray, **words)
 
 
 @app.command()
@@ -85,12 +87,14 @@ def backfill(
     downstream: Annotated[bool, typer.Option("--downstream", help="Also the jobs that need it.")] = False,
     resume: Resume = None,
     address: Address = None,
+    insecure_ray: InsecureRay = False,
     config_file: ConfigFile = DEFAULT_CONFIG,
     data: Data = None,
 ) -> None:
     """Run a job for every date of a stretch of time."""
     words = {"parallel": parallel, "downstream": downstream, "resume": resume, "address": address}
-    _called("jobs_run", "backfill_job", config_file, data, name, first, last, **words)
+    rest = (name, first, last)
+    _called("jobs_run", "backfill_job", config_file, data, *rest, insecure_ray=insecure_ray, **words)
 
 
 @app.command()
@@ -143,15 +147,25 @@ def submit(
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the script; may be repeated.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log and exit as the script does.")] = True,
+    insecure_ray: InsecureRay = False,
 ) -> None:
     """Run a script or a project on a Ray cluster; a project runs all of its jobs unless arguments say otherwise."""
-    _exit(import_module("eagleray.jobs.submit").submit(target, arguments or [], address, env or [], wait))
+    submit = import_module("eagleray.jobs.submit").submit
+    _exit(submit(target, arguments or [], address, env or [], wait, insecure_ray))
 
 
-def _called(module: str, function: str, config_file: Path, data: Path | None, *rest: Any, **named: Any) -> None:
+def _called(
+    module: str,
+    function: str,
+    config_file: Path,
+    data: Path | None,
+    *rest: Any,
+    insecure_ray: bool = False,
+    **named: Any,
+) -> None:
     from eagleray.cluster.config import load_config
 
-    config = load_config(config_file, data_dir=data)
+    config = load_config(config_file, data_dir=data, insecure_ray=insecure_ray)
     _exit(getattr(import_module(f"eagleray.cli.{module}"), function)(config, *rest, **named))
 
 

@@ -15,3 +15,7 @@ Key = Annotated[
     str | None, typer.Option(envvar="EAGLERAY_API_KEY", help="API key; see `eagleray keys create`.", show_default=False)
 ]
 DEFAULT_CONFIG = Path("eagleray.yaml")
+InsecureRay = Annotated[
+    bool,
+    typer.Option("--insecure-ray", help="Join a Ray cluster that asks for no token; whoever reaches it runs code."),
+]

@@ -19,10 +19,16 @@ if TYPE_CHECKING:  # the import is for `check`, after the configuration was read
     from eagleray.cluster.events.stream import Stream
 
 
-def up(config_file: Path, address: str | None = None, data: Path | None = None, port: int | None = None) -> None:
+def up(
+    config_file: Path,
+    address: str | None = None,
+    data: Path | None = None,
+    port: int | None = None,
+    insecure_ray: bool = False,
+) -> None:
     """Run until told to stop. Raises ConfigError before anything starts, EaglerayError where it could not finish."""
     configure("console", "warning")
-    config = load_config(config_file, data_dir=data, port=port)
+    config = load_config(config_file, data_dir=data, port=port, insecure_ray=insecure_ray)
     streams = check(config)
     config.data_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()

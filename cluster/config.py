@@ -134,6 +134,12 @@ class JobsConfig(Section):
     timetable: tuple[TimetableEntry, ...] = ()  # maintenance, and late dates
 
 
+class RayConfig(Section):
+    """The Ray cluster that is joined with `--address`."""
+
+    insecure: bool = False  # join also a cluster that asks for no token: whoever reaches it runs code
+
+
 class PoolConfig(Section):
     """How many workers a pool may have."""
 
@@ -220,6 +226,7 @@ class Config(Section):
     lake: LakeConfig = LakeConfig()
     pools: PoolsConfig = PoolsConfig()
     jobs: JobsConfig = JobsConfig()
+    ray: RayConfig = RayConfig()
     streams: Annotated[Mapping[StreamName, StreamConfig], AfterValidator(dict)] = Field(default_factory=dict)
 
     @property
@@ -273,6 +280,7 @@ def load_config(
     *,
     data_dir: Path | None = None,
     port: int | None = None,
+    insecure_ray: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
     """Read `file` with overrides from the environment and the command line; raises ConfigError."""
@@ -293,6 +301,8 @@ def load_config(
         raw["data_dir"] = str(data_dir.absolute())
     if port is not None:
         raw.setdefault("edge", {})["port"] = port
+    if insecure_ray:
+        raw.setdefault("ray", {})["insecure"] = True
     try:
         config = Config.model_validate({**raw, "file": file})
     except ValidationError as error:

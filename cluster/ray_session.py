@@ -18,16 +18,20 @@ import ray
 
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.ray_auth import admits_strangers, make_token, own_variables, use_own_token, use_token
 
 NAMESPACE = "eagleray"
 STOP_S = 30.0
+RAY_FILES = "r"  # below the session's directory, which is 0700; Ray makes its own 0777
 OBJECT_STORE_BYTES = 512 << 20  # calls carry ≤ 4 MiB; what is in flight is bounded by edge.in_flight_bytes_max
 
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "DAFT_ANALYTICS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # loopback only; a cluster of one's own decides for itself
     "RAY_enable_metrics_collection": "0",  # /metrics is ours
+    # Ray's own metrics of these two are open to anybody on every address; no port, no server.
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
     "RAY_event_stats": "0",  # Ray's own notes on every event and task that it handles: 5 % of the processor
     "RAY_task_events_report_interval_ms": "0",
     "RAY_max_direct_call_object_size": str(2 << 20),  # a micro-batch travels in its call, not through shared memory
@@ -50,7 +54,11 @@ class Session:
 
 
 def connect(config: Config, address: str | None) -> Session:
-    """Start Ray on this machine, or join the cluster at `address`; raises ConfigError where the log cannot serve it."""
+    """Start Ray on this machine, or join the cluster at `address`.
+
+    Raises ConfigError where the log cannot serve the cluster, or where the cluster lets anybody in and
+    `ray.insecure` does not allow it.
+    """
     return _join(config, address) if address else _start()
 
 
@@ -62,9 +70,18 @@ def job_server() -> Iterator[str]:
     takes no jobs otherwise, and `eagleray up` may be the first.
     """
     directory = Path(tempfile.mkdtemp(prefix="er-"))
+    with own_variables():
+        use_token(make_token(directory))
+        with _head(directory) as url:
+            yield url
+
+
+@contextmanager
+def _head(directory: Path) -> Iterator[str]:
     port, dashboard, agent = _free_ports(3)
     options = {
-        "port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent, "temp-dir": directory,
+        "port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent,
+        "temp-dir": directory / RAY_FILES,
         "dashboard-host": "127.0.0.1", "node-ip-address": "127.0.0.1", "include-dashboard": "true",
         "num-cpus": max(2, os.cpu_count() or 2), "object-store-memory": OBJECT_STORE_BYTES,
     }  # fmt: skip
@@ -102,6 +119,7 @@ def _start() -> Session:
         os.environ.setdefault(name, value)
     # Unix sockets allow 107 bytes of path, so the session gets a short temporary directory of its own.
     directory = Path(tempfile.mkdtemp(prefix="er-"))
+    use_token(make_token(directory))
     ray.init(
         namespace=NAMESPACE,
         include_dashboard=False,
@@ -109,13 +127,21 @@ def _start() -> Session:
         configure_logging=False,
         num_cpus=max(2, os.cpu_count() or 2),
         object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=str(directory),
+        _temp_dir=str(directory / RAY_FILES),
     )
     return Session(directory)
 
 
 def _join(config: Config, address: str) -> Session:
+    use_own_token()
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    if not config.ray.insecure and admits_strangers(ray.get_runtime_context().gcs_address):
+        ray.shutdown()
+        raise ConfigError(
+            "--address",
+            f"the Ray cluster at {address} lets anyone who reaches it run code (CVE-2023-48022); start it with "
+            "RAY_AUTH_MODE=token, or accept the risk with --insecure-ray",
+        )
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if config.log.backend == "embedded" and len(nodes) > 1:
         ray.shutdown()

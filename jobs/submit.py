@@ -20,16 +20,25 @@ from urllib.parse import urlsplit
 from eagleray.cluster.config import load_config
 from eagleray.cluster.errors import ConfigError, EaglerayError
 from eagleray.cluster.installation import PACKAGE
+from eagleray.cluster.ray_auth import serves_strangers, use_own_token
 
 EXCLUDED = ["data/", ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", "node_modules/"]
 CONFIG = "eagleray.yaml"
 START_S = 90.0  # a Ray that was just started takes some seconds until it takes jobs
 
 
-def submit(target: Path, arguments: Sequence[str], address: str | None, env: Sequence[str], wait: bool) -> int:
+def submit(
+    target: Path,
+    arguments: Sequence[str],
+    address: str | None,
+    env: Sequence[str],
+    wait: bool,
+    insecure_ray: bool = False,
+) -> int:
     """Run `target` with `arguments` on the cluster at `address`, or here; returns the exit code.
 
-    Raises ConfigError for what cannot be run, EaglerayError where the job server does not answer.
+    Raises ConfigError for what cannot be run and for a cluster that lets anybody in, EaglerayError where the job server
+    does not answer.
     """
     here = address is None or urlsplit(_url(address)).hostname in ("127.0.0.1", "localhost", "::1")
     python = sys.executable if here else "python"
@@ -39,6 +48,7 @@ def submit(target: Path, arguments: Sequence[str], address: str | None, env: Seq
         raise ConfigError("--no-wait", "a Ray of its own ends with the command; expected --address as well")
     runtime: dict[str, Any] = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
     if address is not None:
+        _check_door(_url(address), insecure_ray)
         if not here:
             runtime["py_modules"] = [str(PACKAGE)]
         return _run(_url(address), entrypoint, runtime, wait)
@@ -59,6 +69,17 @@ def entry(target: Path, arguments: Sequence[str], python: str) -> tuple[Path, st
     if target.suffix != ".py" or not target.is_file():
         raise ConfigError(str(target), "expected a Python script (.py) or a project's folder")
     return target.resolve().parent, shlex.join([python, target.name, *words])
+
+
+def _check_door(url: str, insecure: bool) -> None:
+    """Refuse a job server that takes jobs from anybody, unless told otherwise."""
+    use_own_token()
+    if not insecure and serves_strangers(f"{url}/api/jobs/"):
+        raise ConfigError(
+            "--address",
+            f"the job server at {url} lets anyone who reaches it run code (CVE-2023-48022); start its cluster with "
+            "RAY_AUTH_MODE=token, or accept the risk with --insecure-ray",
+        )
 
 
 def _url(address: str) -> str:

@@ -29,6 +29,17 @@ REQUEST_TIMEOUT_S = 60.0
 Answer = tuple[int, dict[str, str], bytes]
 
 
+def marked(mark: str) -> list[int]:
+    """Pids of every living process that was started with `mark` in its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
 class RunningPlatform:
     """A platform that works in `directory`; `start` before use, `stop` after."""
 
@@ -102,13 +113,7 @@ class RunningPlatform:
 
     def processes(self) -> list[int]:
         """Pids of every living process of this platform, Ray's own included."""
-        marked = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if f"{MARK}={self._mark}".encode() in (entry / "environ").read_bytes():
-                        marked.append(int(entry.name))
-        return marked
+        return marked(self._mark)
 
     # HTTP
 

@@ -71,7 +71,7 @@ def shown(key: str, field: FieldInfo, default: Any) -> str:
     return str(default)
 
 
-@pytest.mark.parametrize("section", ["edge", "log", "lake", "pools"])
+@pytest.mark.parametrize("section", ["edge", "log", "lake", "pools", "ray"])
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
     documented = {
         key: cells[0] for key, cells in rows(sections((DOCS / "configuration.md").read_text())[section]).items()
