@@ -11,7 +11,7 @@ from threading import Barrier, Thread
 
 import pytest
 import sqlalchemy as sa
-from tests.unit.test_run_board import make_plan
+from tests.unit.test_run_state import make_plan
 
 from eagleray.cluster.clock import ManualClock
 from eagleray.cluster.config import Config
