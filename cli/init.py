@@ -29,7 +29,14 @@ def write_project(template: Path, directory: Path) -> list[Path]:
 
 
 def init(directory: Annotated[Path, typer.Argument(help="Where; made if it does not exist.")]) -> None:
-    """Make a project that runs at once; overwrites nothing."""
+    """Make a project that runs at once, with an API key of its own; overwrites nothing."""
+    from eagleray.cluster.clock import SystemClock
+    from eagleray.cluster.config import load_config
+    from eagleray.cluster.owner_key import ensure_owner_key, owner_key_file
+
     for file in write_project(TEMPLATE, directory):
         print(f"wrote {file}")
+    config = load_config(directory / "eagleray.yaml")
+    if ensure_owner_key(config.data_dir, config.keys_file, SystemClock()):
+        print(f"wrote {owner_key_file(config.data_dir)}")
     print(f"\nNext: cd {directory} && eagleray up\nthen: eagleray send events.ndjson --stream plays")

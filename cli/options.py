@@ -12,7 +12,8 @@ Url = Annotated[
     str | None, typer.Option(envvar="EAGLERAY_URL", help="The platform; default: the one that runs this project.")
 ]
 Key = Annotated[
-    str | None, typer.Option(envvar="EAGLERAY_API_KEY", help="API key; see `eagleray keys create`.", show_default=False)
+    str | None,
+    typer.Option(envvar="EAGLERAY_API_KEY", help="API key; default: the project's data/owner.key.", show_default=False),
 ]
 DEFAULT_CONFIG = Path("eagleray.yaml")
 InsecureRay = Annotated[

@@ -14,7 +14,7 @@ from eagleray.cli.batches import BLOCK, Batch, Form, read_batches
 from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, Key, Url
 from eagleray.cli.sender import Account, Sender
 from eagleray.cluster.client.http import Client, Retries
-from eagleray.cluster.client.target import find_platform
+from eagleray.cluster.client.target import find_target
 from eagleray.cluster.errors import ConfigError
 
 BATCH_BYTES = 1 << 20  # the edge's own micro-batch: larger bodies are not faster, and cost more to repeat
@@ -36,9 +36,11 @@ def send(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Send events; exits 1 if any could not be sent (rejected ones are in the dead letters, and count as sent)."""
-    address = find_platform(url, config_file)
+    target = find_target(url, key, config_file)
     with _opened(file) as (source, total), _progress(source, total, quiet) as advance:
-        sender = Sender(lambda: Client(address, key, timeout), stream, in_flight, rate, Retries(retries), advance)
+        sender = Sender(
+            lambda: Client(target.url, target.key, timeout), stream, in_flight, rate, Retries(retries), advance
+        )
         with sender.connect() as client:
             client.request("GET", "/livez")  # a wrong address is told at once, not after ten retries
         events_max = max(1, min(batch, int(rate / PACES_PER_S))) if rate else batch

@@ -11,8 +11,10 @@ import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from eagleray.cluster.clock import SystemClock
 from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError, EaglerayError
+from eagleray.cluster.owner_key import ensure_owner_key, make_private, owner_key_file
 from eagleray.cluster.telemetry.logging import configure
 
 if TYPE_CHECKING:  # the import is for `check`, after the configuration was read
@@ -28,9 +30,12 @@ def up(
 ) -> None:
     """Run until told to stop. Raises ConfigError before anything starts, EaglerayError where it could not finish."""
     configure("console", "warning")
+    os.umask(0o077)  # for every process of the platform: events and keys are nobody else's on this machine
     config = load_config(config_file, data_dir=data, port=port, insecure_ray=insecure_ray)
     streams = check(config)
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private(config.data_dir)
+    if config.edge.auth == "required" and ensure_owner_key(config.data_dir, config.keys_file, SystemClock()):
+        print(f"made an API key: {owner_key_file(config.data_dir)}", file=sys.stderr, flush=True)
     stop = threading.Event()
     _heed_signals(stop)
     with _locked(config):

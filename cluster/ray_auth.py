@@ -17,13 +17,14 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+TOKEN_FILE = "token"
 PROBE_S = 5.0
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # asks for nothing and changes nothing
 
 
 def make_token(directory: Path) -> Mapping[str, str]:
     """Write a fresh token into `directory`; the variables that Ray's processes need to use it."""
-    file = directory / "token"
+    file = directory / TOKEN_FILE
     descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as out:
         out.write(secrets.token_hex(32))
@@ -35,6 +36,13 @@ def use_token(variables: Mapping[str, str]) -> None:
     os.environ.pop(TOKEN, None)  # it would win over the file
     os.environ.update(variables)
     _read_again()
+
+
+def drop_token(directory: Path) -> None:
+    """Stop using the token that `make_token` wrote into `directory`, which is about to go."""
+    if os.environ.get(TOKEN_PATH) == str(directory / TOKEN_FILE):
+        del os.environ[MODE], os.environ[TOKEN_PATH]
+        _read_again()
 
 
 def use_own_token() -> None:

@@ -18,10 +18,12 @@ import ray
 
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
-from eagleray.cluster.ray_auth import admits_strangers, make_token, own_variables, use_own_token, use_token
+from eagleray.cluster.ray_auth import admits_strangers, drop_token, make_token, own_variables, use_own_token, use_token
 
 NAMESPACE = "eagleray"
 STOP_S = 30.0
+# Some of Ray's servers listen on the node's address alone. Ray replaces 127.0.0.1 by the one that others reach.
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None
 RAY_FILES = "r"  # below the session's directory, which is 0700; Ray makes its own 0777
 OBJECT_STORE_BYTES = 512 << 20  # calls carry ≤ 4 MiB; what is in flight is bounded by edge.in_flight_bytes_max
 
@@ -50,6 +52,7 @@ class Session:
         """Leave the cluster; stop it and remove its files if it is our own."""
         ray.shutdown()
         if self.directory:
+            drop_token(self.directory)
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -82,7 +85,7 @@ def _head(directory: Path) -> Iterator[str]:
     options = {
         "port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent,
         "temp-dir": directory / RAY_FILES,
-        "dashboard-host": "127.0.0.1", "node-ip-address": "127.0.0.1", "include-dashboard": "true",
+        "dashboard-host": "127.0.0.1", "node-ip-address": LOOPBACK or "127.0.0.1", "include-dashboard": "true",
         "num-cpus": max(2, os.cpu_count() or 2), "object-store-memory": OBJECT_STORE_BYTES,
     }  # fmt: skip
     words = [f"--{name}={value}" for name, value in options.items()]
@@ -127,6 +130,7 @@ def _start() -> Session:
         configure_logging=False,
         num_cpus=max(2, os.cpu_count() or 2),
         object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address=LOOPBACK,
         _temp_dir=str(directory / RAY_FILES),
     )
     return Session(directory)

@@ -134,9 +134,12 @@ class ServedEdge:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
+        """One request; without `headers` a body is JSON."""
+        if headers is None:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, body, dict(headers or {}))
+            connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             return Reply(answer.status, {k.title(): v for k, v in answer.getheaders()}, answer.read())
         finally:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from eagleray.cluster.owner_key import read_owner_key
+
 MARK = "EAGLERAY_TEST_RUN"  # inherited by every process of a platform, so that its leftovers can be told from others
 START_TIMEOUT_S = 150.0
 STOP_TIMEOUT_S = 60.0
@@ -30,14 +32,25 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 def marked(mark: str) -> list[int]:
-    """Pids of every living process that was started with `mark` in its environment."""
-    found = []
+    """Pids of every living process that was started with `mark` in its environment, and of all their children.
+
+    A process that changes its title may overwrite its environment: then only its parent tells.
+    """
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
                 if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-    return found
+                    found.add(int(entry.name))
+    look = list(found)
+    while look:
+        new = [pid for pid in children.get(look.pop(), []) if pid not in found]
+        found.update(new)
+        look += new
+    return sorted(found)
 
 
 class RunningPlatform:
@@ -47,9 +60,11 @@ class RunningPlatform:
         """Copy the files of `project` (eagleray.yaml, schemas, models) into `directory`."""
         self.directory = directory
         self.url = ""
+        self.headers: dict[str, str] = {}  # of every request that does not say otherwise: the owner's key
         self.process: subprocess.Popen[str] | None = None
         self._mark = uuid.uuid4().hex
-        self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **environ, MARK: self._mark}
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith("RAY_AUTH")}
+        self._environ = {**inherited, "PYTHONUNBUFFERED": "1", **environ, MARK: self._mark}
         directory.mkdir(parents=True, exist_ok=True)
         for file in project.iterdir():
             if file.suffix in (".yaml", ".json", ".py"):
@@ -80,6 +95,8 @@ class RunningPlatform:
             self.kill()
             raise AssertionError(f"`eagleray up` said {line!r} instead of `ready http://…`; stderr:\n{said}")
         self.url = line.split()[1]
+        if key := read_owner_key(self.data):
+            self.headers = {"X-API-Key": key}
         return self
 
     def _first_line(self) -> str:
@@ -126,7 +143,7 @@ class RunningPlatform:
             place.hostname or "", place.port, timeout=timeout_s or REQUEST_TIMEOUT_S
         )
         try:
-            connection.request(method, path, body, dict(headers))
+            connection.request(method, path, body, {**self.headers, **headers})
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:

@@ -63,7 +63,7 @@ class App:
         try:
             route, params = self.router.find(request.method, request.raw_path.partition("?")[0])
             name = route.path
-            key = self.gate.admit(request.headers, route.scope_of(params)) if route.scope else None
+            key = self.gate.admit(request, route.scope_of(params) if route.scope else None)
             response = await route.handler(Call(request, params, key))
         except ConnectionError:
             raise  # the client is gone

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from aiohttp import web
+
+from eagleray.actors.edge.ingest import FORMS
 from eagleray.actors.edge.refusal import Refusal
+from eagleray.actors.edge.same_site import check_same_site
 from eagleray.cluster.api_keys import ANONYMOUS, ApiKey, KeyRing
 
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -17,11 +21,18 @@ class Gate:
         """`ring` None: authentication is off, and everyone may do everything."""
         self.ring = ring
 
-    def admit(self, headers: Mapping[str, str], scope: str) -> ApiKey:
-        """The key behind a request; refuses with 401 who is not known and with 403 who may not do `scope`."""
+    def admit(self, request: web.BaseRequest, scope: str | None) -> ApiKey | None:
+        """The key behind a request, None on open routes (`scope` None).
+
+        Refuses with 401 who is not known and with 403 who may not do `scope`; where authentication is off, what
+        another site's page may have sent.
+        """
         if self.ring is None:
+            check_same_site(request.method, request.headers, FORMS)
             return ANONYMOUS
-        found = self.ring.find(_presented(headers))
+        if scope is None:
+            return None
+        found = self.ring.find(_presented(request.headers))
         if found is None:
             raise Refusal(401, "unauthorized", "this API key is unknown or revoked", headers=_CHALLENGE)
         if not found.allows(scope):

@@ -26,6 +26,7 @@ from eagleray.cli.demo.report import query, report
 from eagleray.cli.init import write_project
 from eagleray.cluster.client.http import Client
 from eagleray.cluster.errors import ConfigError, EaglerayError
+from eagleray.cluster.owner_key import read_owner_key
 
 TEMPLATE = Path(__file__).parent / "project"
 START_TIMEOUT_S = 150.0
@@ -47,10 +48,11 @@ def demo(
     config_file = _prepare(directory)
     console.print(f"[bold]Eagleray demo[/]: a game's events from HTTP to SQL, all of it in {directory}\n")
     with _platform(console, config_file) as url:
-        load = Load(url, seed)
+        key = read_owner_key(config_file.parent / "data")
+        load = Load(url, key, seed)
         with _bar(console, seconds) as advance:
             load.stream(seconds, rate, advance)
-        with console.status("waiting until every accepted event can be asked for"), Client(url) as client:
+        with console.status("waiting until every accepted event can be asked for"), Client(url, key) as client:
             counts = _settled(client, load)
             exact = report(console, client, load, counts, config_file)
     if not exact:

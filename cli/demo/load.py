@@ -59,6 +59,7 @@ class Load:
     """Sends events; `accounts`, `latencies_s` and `freshness_s` can be read when `stream` has returned."""
 
     url: str
+    key: str | None
     seed: int
     accounts: dict[str, Account] = field(default_factory=lambda: {stream: Account() for stream in STREAMS})
     latencies_s: list[float] = field(default_factory=list)  # one per request, from when it was due
@@ -101,7 +102,7 @@ class Load:
 
     def _send(self, stream: str, queue: SimpleQueue[tuple[float, list[Sent]] | None]) -> None:
         try:
-            with Client(self.url) as client:
+            with Client(self.url, self.key) as client:
                 number = 0
                 while (item := queue.get()) is not None:
                     due, events = item
@@ -118,7 +119,7 @@ class Load:
         """Now and then: one event of its own, and how long until SQL sees it."""
         number = 0
         try:
-            with Client(self.url) as client:
+            with Client(self.url, self.key) as client:
                 while not done.wait(PROBE_EVERY_S):
                     number += 1
                     self._see(client, f"probe-{number}")

@@ -11,7 +11,6 @@ from threading import Barrier, Thread
 
 import pytest
 import sqlalchemy as sa
-from tests.unit.test_run_state import make_plan
 
 from eagleray.cluster.clock import ManualClock
 from eagleray.cluster.config import Config
@@ -23,6 +22,7 @@ from eagleray.jobs.run.leases import LEASE_US
 from eagleray.jobs.run.outcome import CheckFailure, Failure, Outcome
 from eagleray.jobs.run.process_identity import surely_dead, this_process
 from eagleray.jobs.run.run_state import Board, Capacity, Progress
+from tests.unit.test_run_state import make_plan
 
 NOW_US = 1_790_000_000_000_000
 PLAN = make_plan({"clean": [], "facts": ["clean"]})

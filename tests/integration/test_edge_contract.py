@@ -36,7 +36,6 @@ def test_object_array_and_lines_are_taken(edge: ServedEdge) -> None:
 @pytest.mark.parametrize(
     ("content_type", "form"),
     [
-        (None, "json"),
         ("application/json", "json"),
         ("Application/JSON; charset=utf-8", "json"),
         ("application/x-ndjson", "ndjson"),
@@ -44,7 +43,7 @@ def test_object_array_and_lines_are_taken(edge: ServedEdge) -> None:
         ("application/ndjson;charset=utf-8", "ndjson"),
     ],
 )
-def test_content_type_decides_the_form(edge: ServedEdge, content_type: str | None, form: str) -> None:
+def test_content_type_decides_the_form(edge: ServedEdge, content_type: str, form: str) -> None:
     assert edge.post(b'{"n": 1}', content_type).status == 200
     assert edge.platform.submissions[0].form == form
 
@@ -184,7 +183,9 @@ def test_sql_answers_json_or_arrow(edge: ServedEdge) -> None:
         "columns": [{"name": "n", "type": "BIGINT"}],
         "rows": [[2**60]],
     }
-    arrow = edge.request("POST", "/v1/sql", body, {"Accept": "application/vnd.apache.arrow.stream"})
+    arrow = edge.request(
+        "POST", "/v1/sql", body, {"Accept": "application/vnd.apache.arrow.stream", "Content-Type": "application/json"}
+    )
     assert (arrow.body, arrow.headers["Content-Type"]) == (b"arrow", "application/vnd.apache.arrow.stream")
     assert edge.platform.asked == [("SELECT 1", False), ("SELECT 1", True)]
 
@@ -248,7 +249,8 @@ def test_head_answers_without_a_body(edge: ServedEdge) -> None:
 
 
 def test_sender_that_waits_for_100_continue_is_greeted(edge: ServedEdge) -> None:
-    head = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n"
+    head = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 2\r\nConnection: close\r\n"
     answer = edge.raw(head + b"Expect: 100-continue\r\n\r\n", b"{}", pause_s=0.1)
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
     refused = edge.raw(head.replace(b"/ui/", b"/nope/") + b"Expect: 100-continue\r\n\r\n")
@@ -256,7 +258,8 @@ def test_sender_that_waits_for_100_continue_is_greeted(edge: ServedEdge) -> None
 
 
 def test_requests_that_come_together_share_a_batch(edge: ServedEdge) -> None:
-    one = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    one = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    one += b"Content-Length: 2\r\n\r\n{}"
     edge.platform.delay_s = 0.05
     last = one.replace(b"Host", b"Connection: close\r\nHost")
     assert edge.raw(one * 2 + last).count(b"HTTP/1.1 200 OK") == 3

@@ -13,7 +13,7 @@ import pytest
 from eagleray.cluster.errors import ConfigError
 from tests.edge_server import MemoryPlatform, ServedEdge, edge_config, read_all, serve
 
-HEAD = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 class Sender(threading.Thread):
@@ -33,7 +33,7 @@ class Sender(threading.Thread):
                 while True:
                     sequence += 1
                     body = b'{"from":%d,"seq":%d}' % (self.number, sequence)
-                    connection.request("POST", "/v1/streams/ui/events", body)
+                    connection.request("POST", "/v1/streams/ui/events", body, {"Content-Type": "application/json"})
                     answer = connection.getresponse()
                     answer.read()
                     if answer.status == 200:

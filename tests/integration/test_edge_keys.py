@@ -89,6 +89,14 @@ def test_rate_is_held_in_events_and_says_when_to_come_back(edge: ServedEdge, sto
     assert len(edge.platform.taken) <= 60
 
 
+def test_with_a_key_a_body_without_a_type_is_json(edge: ServedEdge, store: KeyStore) -> None:
+    key = store.create("typeless", ["write:*"])
+    settle(edge, key, 200)
+    edge.platform.submissions.clear()
+    assert edge.request("POST", "/v1/streams/ui/events", b'{"n": 1}', {"X-API-Key": key}).status == 200
+    assert edge.platform.submissions[0].form == "json"
+
+
 def test_keys_file_that_cannot_be_read_is_not_ready(tmp_path: Path) -> None:
     (tmp_path / "keys.db").write_bytes(b"not a database" * 100)
     with serve(edge_config(tmp_path, auth="required")) as edge:

@@ -19,7 +19,7 @@ import zstandard
 from tests.edge_server import ServedEdge, edge_config, read_all, serve
 
 LIMITS = {"header_timeout_s": 0.4, "body_timeout_s": 0.4, "body_bytes_max": 100_000, "inflated_bytes_max": 1_000_000}
-HEAD = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /v1/streams/ui/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_others_are_served_while_slow_senders_hold_connections(edge: ServedEdge)
     ("request_", "status"),
     [
         (HEAD + b"X-Big: " + b"x" * 10_000 + b"\r\n\r\n", b"431"),
-        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431"),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"431"),
         (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n", b"400"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", b"400"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n", b"400"),
