@@ -15,21 +15,27 @@ from typing import Any
 import ray
 
 from eagleray.actors.autoscale import Autoscaler
-from eagleray.actors.messages import EdgeReport, PartitionId, Topology
+from eagleray.actors.host import Kind, process_facts
+from eagleray.actors.messages import EdgeReport, PartitionId, StartReport, Topology
 from eagleray.actors.peer import PeerLost, RayPeer
-from eagleray.actors.pool import Kind, Member, Pool, process_facts
+from eagleray.actors.pool import Member, Pool
 from eagleray.actors.rate_exchange import Exchange
 from eagleray.cluster.clock import SystemClock
 from eagleray.cluster.config import Config
-from eagleray.cluster.errors import EaglerayError
+from eagleray.cluster.errors import ConfigError, EaglerayError
 from eagleray.cluster.telemetry.logging import configure_file
 
 logger = logging.getLogger(__name__)
 
 RECONCILE_INTERVAL_S = 0.5
+MISSING_LOOK_S = 0.1  # instead, while workers are missing
 LAG_RECORDS_BUSY = 2000  # a partition this far behind counts as a pool at its limit
+ACKING = ("edge", "validate")  # with the log, all that an ack needs: made first, and alone
 SCALABLE = ("validate", "window", "writer")
 COUNTING = ("validate", "window", "writer", "edge", "scheduler")  # pools whose workers have `stats`
+
+
+_NO_COMMITTER: Mapping[str, Any] = {"partitions": [], "last_commit_us": {}, "counters": {}, "topology": 0}
 
 
 class Controller:
@@ -50,6 +56,9 @@ class Controller:
         self.port = config.edge.port
         self.topology = Topology(version=0)
         self._clock = SystemClock()
+        self._acking = False  # events can be acked, since once
+        self._refused: EaglerayError | None = None  # why an edge cannot listen
+        self._complete_us: dict[str, int] = {}
         self._loop: asyncio.Task[None] | None = None
         self._draining = False
         self._serving: frozenset[str] = frozenset()  # edges that listen
@@ -57,38 +66,57 @@ class Controller:
         self._spent = Exchange()
 
     async def run(self) -> int:
-        """Start reconciling; returns the edge's port once every worker answers. Raises what start-up failed with."""
+        """Start reconciling; returns the edge's port once events can be acked. Raises what that failed with.
+
+        Window and writer workers, committer, SQL and scheduler are made afterwards: nobody waits for them, since what
+        is acked is in the log.
+        """
         if self._loop is None:
             await self._reconcile()
             self._loop = asyncio.create_task(self._forever())
-        while not self._ready():
-            await asyncio.sleep(0.05)
+        while not self._acking:
+            failures = [self._refused] if self._refused else []
+            failures += [failure for name in ACKING for failure in self.pools[name].failures()]
+            if failures:
+                raise failures[0]
+            await asyncio.sleep(MISSING_LOOK_S)
         return self.port
 
-    def _ready(self) -> bool:
-        edges = self.pools["edge"]
-        up = all(len(pool.alive()) == pool.size for pool in self.pools.values())
-        return up and all(member.peer.name in self._serving for member in edges.alive())
+    async def start_report(self) -> StartReport:
+        """How far the start is."""
+        failures = [failure for pool in self.pools.values() for failure in pool.failures()]
+        return StartReport(dict(self._complete_us), self._complete(), failures)
+
+    def _complete(self) -> bool:
+        edges = self.pools["edge"].alive()
+        up = all(pool.complete for pool in self.pools.values())
+        return up and all(member.peer.name in self._serving for member in edges)
 
     async def _forever(self) -> None:
         while not self._draining:
-            await asyncio.sleep(RECONCILE_INTERVAL_S if self._ready() else 0.1)
+            await asyncio.sleep(RECONCILE_INTERVAL_S if self._complete() else MISSING_LOOK_S)
             try:
                 await self._reconcile()
-                await self._autoscale()
+                if self._complete():
+                    await self._autoscale()
             except Exception:
                 logger.exception("reconciliation failed; trying again")
 
     async def _reconcile(self) -> None:
-        # 1. the right number of workers
-        changed = [name for name, pool in self.pools.items() if pool.reconcile()]
+        # 1. the right number of workers; those that ack have the machine for themselves until they do
+        wanted = [name for name in self.pools if self._acking or name in ACKING]
+        changed = [name for name in wanted if self.pools[name].reconcile()]
         # 2. who answers
         await asyncio.gather(*(pool.heartbeat() for pool in self.pools.values()))
         # 3. who owns what
-        if changed or not self.topology.version:
+        if self._acking and (changed or not self.topology.version):
             self.topology = Topology(self._clock.now_us(), self._assign("window"), self._assign("writer"))
         # 4. tell committer and edges
         await self._attend()
+        self._acking = self._acking or bool(self._serving and self.pools["validate"].alive())
+        for name in wanted:
+            if self.pools[name].complete:
+                self._complete_us.setdefault(name, self._clock.now_us())
 
     async def _autoscale(self) -> None:
         committer = await self.pools["committer"].ask("status")
@@ -108,9 +136,10 @@ class Controller:
         return {partition: peers[index % len(peers)] for index, partition in enumerate(partitions)}
 
     async def _attend(self) -> None:
-        await self.pools["committer"].ask("attend", self.topology)
-        committer = next(iter(self.pools["committer"].members.values())).peer
-        sql = [member.peer for member in self.pools["sql"].members.values()] if "sql" in self.pools else []
+        # a committer that has not heard of this topology yet knows only a part of the windows
+        heard = await self.pools["committer"].ask("attend", self.topology) if self.topology.version else {}
+        committer = next((m.peer for m in self.pools["committer"].alive() if m.peer.name in heard), None)
+        sql = [member.peer for member in self.pools["sql"].alive()] if "sql" in self.pools else []
         validators = [(member.peer, member.pid) for member in self.pools["validate"].alive()]
         edges = self.pools["edge"].alive()
         names = [member.peer.name for member in edges]
@@ -121,6 +150,9 @@ class Controller:
             try:
                 news = (self.port, validators, committer, sql, self._spent.waiting(member.peer.name))
                 report: EdgeReport = await member.peer.call("attend", *news, timeout_s=10)
+            except ConfigError as error:  # the port is taken
+                self._refused = error
+                continue
             except (PeerLost, TimeoutError) as error:
                 logger.warning("%s does not answer: %s", member.peer.name, error)
                 continue
@@ -155,7 +187,7 @@ class Controller:
                 for pool, m in rows
             ],
             "workers": stats,
-            **next(iter(committer.values()), {}),
+            **next(iter(committer.values()), _NO_COMMITTER),
         }
 
     async def _stats(self) -> dict[str, dict[str, float]]:
@@ -168,6 +200,9 @@ class Controller:
         self._draining = True
         deadline = time.monotonic() + timeout_s
         await self.pools["edge"].ask("drain", timeout_s=timeout_s)
+        while not self._complete() and time.monotonic() < deadline:  # a drain soon after the start
+            await self._reconcile()
+            await asyncio.sleep(MISSING_LOOK_S)
         left = max(1.0, deadline - time.monotonic())
         done = await self.pools["committer"].ask("drain", left, timeout_s=left + 5)
         await asyncio.gather(
@@ -176,4 +211,4 @@ class Controller:
         for pool in self.pools.values():
             pool.size = 0
             pool.reconcile()
-        return all(done.values())
+        return bool(done) and all(done.values())

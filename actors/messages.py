@@ -8,10 +8,11 @@ there. Nobody pushes, so a worker that was stopped and woke up again can harm no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eagleray.cluster.errors import EaglerayError
 from eagleray.cluster.lake.progress import CLOSED as CLOSED
 
 PartitionId = tuple[str, int]
@@ -71,6 +72,15 @@ class EdgeReport:
     port: int
     in_flight_bytes: int
     spent: Mapping[str, float]  # events by API key with a rate, since the last answer
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """How far the start of all workers is."""
+
+    complete_us: Mapping[str, int]  # pools that were complete, and since when; by the machine's clock
+    complete: bool  # all are, and every edge listens
+    failures: Sequence[EaglerayError]  # why workers could not be made
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,21 @@ class RayPeer:
 
     name: str
     handle: ActorHandle[Any]
+    hosted: bool = True  # in a `host`; the controller is an actor itself
 
     async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Call and wait; raises PeerLost, or TimeoutError after `timeout_s`."""
+        return await self._wait(self.ref(method, *args), timeout_s)
+
+    async def process(self, timeout_s: float) -> dict[str, Any]:
+        """What the worker's host says of it (`host.ThreadedHost.process`); raises as `call` does."""
+        found: dict[str, Any] = await self._wait(self.handle.process.remote(), timeout_s)
+        return found
+
+    async def _wait(self, ref: Any, timeout_s: float | None) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self.ref(method, *args)
+                return await ref
         except RayTaskError as error:
             raise error.cause from None
         except (RayActorError, RayError) as error:
@@ -50,6 +59,8 @@ class RayPeer:
 
     def ref(self, method: str, *args: Any) -> Any:
         """Start a call and return its ObjectRef."""
+        if self.hosted:
+            return self.handle.call.remote(method, *args)
         return getattr(self.handle, method).remote(*args)
 
 

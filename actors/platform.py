@@ -1,88 +1,56 @@
-"""The composition: which class works in which pool. The one place that knows all four stages."""
+"""The composition: which class works in which pool, by name. The one place that knows all four stages."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any
 
 import ray
 
-from eagleray.actors.committer import Committer
 from eagleray.actors.controller import Controller
-from eagleray.actors.edge.server import Edge
-from eagleray.actors.messages import EdgeReport
-from eagleray.actors.peer import RayPeer
-from eagleray.actors.pool import Kind
-from eagleray.actors.ray_backend import RayBackend
-from eagleray.actors.validate.worker import ValidateWorker
-from eagleray.actors.window.worker import WindowWorker
-from eagleray.actors.writer.worker import WriterWorker
+from eagleray.actors.host import Kind
+from eagleray.actors.messages import StartReport
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import EaglerayError
 from eagleray.cluster.ray_session import NAMESPACE
 
 CONTROLLER = "controller"
 START_TIMEOUT_S = 120.0
-BEHIND = 5  # niceness of those that nobody waits for: acks at 500 requests/s, p99 54 → 35 ms (benchmarks/RESULTS.md)
+LOOK_S = 0.1  # at whether a stop was asked for, while the start goes on
+BEHIND = 5  # niceness of those nobody waits for: acks at 500 requests/s, p99 54 → 35 ms (RESULTS.md)
 
 
-class EdgeActor:
-    """The edge in a Ray actor: serves from the first `attend` on."""
-
-    def __init__(self, config: Config) -> None:
-        """Nothing listens yet."""
-        self.config = config
-        self.edge: Edge | None = None
-        self.port = 0
-        self.backend = RayBackend(config, RayPeer(CONTROLLER, ray.get_actor(CONTROLLER, NAMESPACE)))
-        self._starting = asyncio.Lock()
-
-    async def attend(
-        self, port: int, validators: Any, committer: Any, sql: Any, spent: Mapping[str, float]
-    ) -> EdgeReport:
-        """Take the controller's news, serve on `port` (0: any) if not serving yet."""
-        self.backend.attend(validators, committer, sql)
-        await self.backend.warm()
-        async with self._starting:
-            if self.edge is None:
-                edge = Edge(self.config, self.backend)
-                self.port = await edge.start(port)
-                self.edge = edge
-            return EdgeReport(self.port, self.edge.in_flight_bytes, self.edge.exchange(spent))
-
-    async def drain(self) -> None:
-        """Finish what is in flight and close."""
-        if self.edge:
-            await self.edge.drain()
-
-    async def stats(self) -> dict[str, float]:
-        """The edge's own counters."""
-        return self.edge.stats() if self.edge else {}
-
-
-def kinds(config: Config, sql_worker: type | None, scheduler: type | None = None) -> dict[str, Kind]:
-    """Every pool's workers. `sql_worker` and `scheduler` are the batch plane's, which this package does not know."""
-    found = {
-        # Two threads: one decodes while the other waits for the disk; more would only queue for the interpreter.
-        "validate": Kind("validate", ValidateWorker, (config,), config.logs_dir, concurrency=3),
-        "window": Kind("window", WindowWorker, (config,), config.logs_dir, 8, BEHIND),
-        # Not behind: beside validators that never rest it fell back by a third of the rate; 0 costs acks 1 ms at p99.
-        "writer": Kind("writer", WriterWorker, (config,), config.logs_dir, 4),
-        "committer": Kind("committer", Committer, (config,), config.logs_dir, 100, BEHIND),
-        "edge": Kind("edge", EdgeActor, (config,), config.logs_dir, concurrency=1000),
-    }
+def kinds(config: Config, sql_worker: str | None, scheduler: str | None = None) -> dict[str, Kind]:
+    """Every pool's workers. `sql_worker` and `scheduler` (`module:Class`) are of planes unknown here."""
+    found = [
+        # Two threads: one decodes while the other waits for the disk; more only queue for the interpreter.
+        Kind("validate", "eagleray.actors.validate.worker:ValidateWorker", (config,), config.logs_dir, 3),
+        Kind("window", "eagleray.actors.window.worker:WindowWorker", (config,), config.logs_dir, 8, BEHIND),
+        # Not behind: beside validators that never rest it fell back by a third of the rate; 0 costs acks
+        # 1 ms at p99.
+        Kind("writer", "eagleray.actors.writer.worker:WriterWorker", (config,), config.logs_dir, 4),
+        Kind("committer", "eagleray.actors.committer:Committer", (config,), config.logs_dir, 100, BEHIND, True),
+        Kind("edge", "eagleray.actors.edge_actor:EdgeActor", (config, CONTROLLER), config.logs_dir, 1000, 0, True),
+    ]
     if sql_worker:
-        found["sql"] = Kind("sql", sql_worker, (config,), config.logs_dir, 4, BEHIND)
+        found.append(Kind("sql", sql_worker, (config,), config.logs_dir, 4, BEHIND))
     if scheduler:
-        found["scheduler"] = Kind("scheduler", scheduler, (config,), config.logs_dir, 2, BEHIND)
-    return found
+        found.append(Kind("scheduler", scheduler, (config,), config.logs_dir, 2, BEHIND))
+    return {kind.pool: kind for kind in found}
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Import what workers will need, for a warm parent."""
+    for module in modules:
+        import_module(module)
 
 
 class Platform:
     """The running platform, from outside."""
 
-    def __init__(self, config: Config, sql_worker: type | None = None, scheduler: type | None = None) -> None:
+    def __init__(self, config: Config, pools: dict[str, Kind]) -> None:
         """Make the controller, or find the one that runs."""
         remote: Any = ray.remote
         self.controller = (
@@ -96,18 +64,28 @@ class Platform:
                 max_concurrency=100,
                 num_cpus=0,
             )
-            .remote(config, kinds(config, sql_worker, scheduler))
+            .remote(config, pools)
         )
 
-    def start(self) -> int:
-        """Wait until events can be sent; returns the HTTP port. Raises what the start failed with."""
-        try:
-            port: int = ray.get(self.controller.run.remote(), timeout=START_TIMEOUT_S)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.GetTimeoutError:
-            raise EaglerayError(f"not every worker answered within {START_TIMEOUT_S:g} s") from None
+    def start(self, stopped: Callable[[], bool] = lambda: False) -> int | None:
+        """Wait until events can be acked; returns the HTTP port, or None where `stopped()` came first.
+
+        Raises what the start failed with.
+        """
+        ref = self.controller.run.remote()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ray.wait([ref], timeout=LOOK_S)[0]:
+            if stopped():
+                return None
+            if time.monotonic() > deadline:
+                raise EaglerayError(f"no worker answered within {START_TIMEOUT_S:g} s")
+        port: int = _result(ref)
         return port
+
+    def report(self) -> StartReport:
+        """How far the start of all workers is."""
+        found: StartReport = _result(self.controller.start_report.remote())
+        return found
 
     def drain(self, timeout_s: float) -> bool:
         """Stop taking events and commit what was acked; True if all was committed in time."""
@@ -117,3 +95,13 @@ class Platform:
             return False
         ray.kill(self.controller)
         return done
+
+
+def _result(ref: Any) -> Any:
+    """What the controller's call returned or raised."""
+    try:
+        return ray.get(ref, timeout=START_TIMEOUT_S)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        raise EaglerayError(f"the controller does not answer: {error}") from None

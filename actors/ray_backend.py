@@ -7,7 +7,7 @@ the event's id or the request's Idempotency-Key. A worker that failed is left al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eagleray.actors.edge.backend_protocol import Unavailable, WorkerLost
@@ -15,8 +15,8 @@ from eagleray.actors.peer import Peer, PeerLost
 from eagleray.cluster.config import Config
 from eagleray.cluster.events.verdict import Answer, Submission, pack, unpack_answers
 
-STATUS_FRESH_S = 1.0
 WARM_TIMEOUT_S = 5.0
+START_WAIT_S = 20.0  # for a part that is not there yet, soon after `ready`
 
 
 class RayBackend:
@@ -30,15 +30,18 @@ class RayBackend:
         self.in_flight: dict[Peer, int] = {}
         self.committer: Peer | None = None
         self.sql_workers: list[Peer] = []
+        self._news = asyncio.Event()  # set and renewed by each `attend`
         self._called: dict[Peer, int] = {}
         self._lost: set[tuple[Peer, int]] = set()
 
-    def attend(self, validators: Sequence[tuple[Peer, int]], committer: Peer, sql: Sequence[Peer]) -> None:
+    def attend(self, validators: Sequence[tuple[Peer, int]], committer: Peer | None, sql: Sequence[Peer]) -> None:
         """Take the controller's news: live validate workers with their process ids, committer, SQL workers."""
         # A worker comes back under the same name with another process id; until then it stays off the list.
         self.validators = {peer: pid for peer, pid in validators if (peer, pid) not in self._lost}
         self._lost &= set(validators)
         self.committer, self.sql_workers = committer, list(sql)
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def warm(self) -> None:
         """Make the first call to each worker that is new, so that no request waits for what that takes."""
@@ -71,13 +74,15 @@ class RayBackend:
 
     async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
         """Open and final rows of a window."""
-        rows: list[dict[str, Any]] = await self._ask(self.committer, "windows", stream, window, from_us, to_us)
+        rows: list[dict[str, Any]] = await self._ask(
+            await self._there(lambda: self.committer, "committer"), "windows", stream, window, from_us, to_us
+        )
         return rows
 
     async def sql(self, query: str, arrow: bool) -> dict[str, Any] | bytes:
         """Run a query on the lake. Raises QueryRejected, QueryFailed, Unavailable."""
         timeout_s = self.config.edge.query_timeout_s
-        worker = self.sql_workers[0] if self.sql_workers else None
+        worker = await self._there(lambda: next(iter(self.sql_workers), None), "SQL worker")
         form = "arrow" if arrow else "json"
         answer: dict[str, Any] | bytes = await self._ask(
             worker, "query", query, timeout_s, form, timeout_s=timeout_s + 5
@@ -96,16 +101,19 @@ class RayBackend:
 
     async def ready(self) -> dict[str, str]:
         """What keeps events from being taken, by part; empty: ready."""
-        problems = {}
-        if not self.validators:
-            problems["validate"] = "no worker answers"
-        if self.committer is None:
-            problems["committer"] = "not announced yet"
-        return problems
+        return {} if self.validators else {"validate": "no worker answers"}
 
-    async def _ask(self, peer: Peer | None, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
-        if peer is None:
-            raise Unavailable("the platform is starting")
+    async def _there(self, find: Callable[[], Peer | None], what: str) -> Peer:
+        """The part that `find` finds, once the controller has named it; raises Unavailable after START_WAIT_S."""
+        try:
+            async with asyncio.timeout(START_WAIT_S):
+                while (peer := find()) is None:
+                    await self._news.wait()
+                return peer
+        except TimeoutError:
+            raise Unavailable(f"the {what} is starting") from None
+
+    async def _ask(self, peer: Peer, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
         try:
             return await peer.call(method, *args, timeout_s=timeout_s)
         except (TimeoutError, PeerLost) as error:

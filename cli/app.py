@@ -36,9 +36,10 @@ def up(
     data: Annotated[Path | None, typer.Option(help="Overrides data_dir.")] = None,
     port: Annotated[int | None, typer.Option(help="Overrides edge.port; 0 takes any free one.")] = None,
     insecure_ray: InsecureRay = False,
+    timings: Annotated[bool, typer.Option(help="Print what each phase of the start took, on stderr.")] = False,
 ) -> None:
     """Start the platform; prints `ready URL` when events can be sent, drains and commits on SIGTERM."""
-    import_module("eagleray.cli.up").up(config_file, address, data, port, insecure_ray)
+    import_module("eagleray.cli.up").up(config_file, address, data, port, insecure_ray, timings)
 
 
 COMMANDS: dict[str, Entry] = {

@@ -1,4 +1,8 @@
-"""`eagleray up`: starts the platform, says when it is ready, drains on SIGTERM or SIGINT."""
+"""`eagleray up`: starts the platform, says when it is ready, drains on SIGTERM or SIGINT.
+
+Order of a start. Ray's processes start beside this one, which meanwhile imports what all workers need. Then it forks
+the warm parent, checks the project, joins Ray and has the controller start the workers: first those that ack.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,28 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from eagleray.cli.start_phases import Phases
 from eagleray.cluster.clock import SystemClock
 from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError, EaglerayError
 from eagleray.cluster.owner_key import ensure_owner_key, make_private, owner_key_file
 from eagleray.cluster.telemetry.logging import configure
 
-if TYPE_CHECKING:  # the import is for `check`, after the configuration was read
+if TYPE_CHECKING:  # the imports are for later, after the configuration was read
+    from eagleray.actors.platform import Platform
     from eagleray.cluster.events.stream import Stream
+    from eagleray.cluster.ray_session import Session
+
+SQL_WORKER = "eagleray.sql.worker:SqlWorker"
+SCHEDULER = "eagleray.jobs.schedule.scheduler:Scheduler"
+LOOK_S = 0.2  # at the workers that come up behind
 
 
 def up(
@@ -27,31 +40,31 @@ def up(
     data: Path | None = None,
     port: int | None = None,
     insecure_ray: bool = False,
+    timings: bool = False,
 ) -> None:
-    """Run until told to stop. Raises ConfigError before anything starts, EaglerayError where it could not finish."""
+    """Run until told to stop. Raises ConfigError where something is wrong, EaglerayError where it could not finish."""
+    phases = Phases()
     configure("console", "warning")
     os.umask(0o077)  # for every process of the platform: events and keys are nobody else's on this machine
     config = load_config(config_file, data_dir=data, port=port, insecure_ray=insecure_ray)
-    streams = check(config)
+    _check_settings(config)
+    _check_port(config)
     make_private(config.data_dir)
     if config.edge.auth == "required" and ensure_owner_key(config.data_dir, config.keys_file, SystemClock()):
         print(f"made an API key: {owner_key_file(config.data_dir)}", file=sys.stderr, flush=True)
     stop = threading.Event()
     _heed_signals(stop)
-    with _locked(config):
-        _run(config, streams, address, stop)
+    with _locked(config), ExitStack() as stack:
+        _run(config, address, stop, phases, stack, timings)
 
 
 def check(config: Config) -> dict[str, Stream]:
-    """Find everything that can be wrong before anything starts; returns the streams. Raises ConfigError."""
+    """Find everything that can be wrong before a worker starts; returns the streams. Raises ConfigError."""
     from eagleray.cluster.events.stream import load_streams
     from eagleray.cluster.lake.table_layout import check_layout
     from eagleray.cluster.log.backends import open_log
 
-    if not config.streams:
-        raise ConfigError(f"{config.file}: streams", "expected at least one stream")
-    if config.log.backend == "memory":
-        raise ConfigError(f"{config.file}: log.backend", "memory serves tests in one process; expected embedded")
+    _check_settings(config)
     streams = load_streams(config)
     for name, stream in streams.items():
         check_layout(f"{config.file}: streams.{name}.lake", stream)
@@ -59,6 +72,28 @@ def check(config: Config) -> dict[str, Stream]:
     if _has_jobs(config):
         _check_jobs(config)
     return streams
+
+
+def _check_settings(config: Config) -> None:
+    if not config.streams:
+        raise ConfigError(f"{config.file}: streams", "expected at least one stream")
+    if config.log.backend == "memory":
+        raise ConfigError(f"{config.file}: log.backend", "memory serves tests in one process; expected embedded")
+
+
+def _check_port(config: Config) -> None:
+    """A taken port is said at once, not when an edge wants to listen."""
+    host, port = config.edge.host, config.edge.port
+    if not port:
+        return
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            problem = f"cannot listen on {host}:{port}: {error.strerror}"
+            raise ConfigError(f"{config.file}: edge.port", problem) from None
 
 
 def _has_jobs(config: Config) -> bool:
@@ -75,39 +110,81 @@ def _check_jobs(config: Config) -> None:
     History.open(config).close()
 
 
-def _scheduler(config: Config) -> type | None:
-    """What starts jobs by their schedules; a project without jobs needs none."""
-    if not _has_jobs(config):
-        return None
-    from eagleray.jobs.schedule.scheduler import Scheduler
-
-    return Scheduler
-
-
-def _run(config: Config, streams: dict[str, Stream], address: str | None, stop: threading.Event) -> None:
-    from eagleray.actors.platform import Platform
-    from eagleray.cluster.lake.lake import Lake
-    from eagleray.cluster.ray_session import connect
-    from eagleray.sql.worker import SqlWorker
-
-    Lake.open(config).ensure(streams)
-    session = connect(config, address)
+def _run(
+    config: Config, address: str | None, stop: threading.Event, phases: Phases, stack: ExitStack, timings: bool
+) -> None:
+    platform = _start(config, address, phases, stack)
     _heed_signals(stop)  # again: Ray puts a SIGTERM handler of its own in place, which exits at once
     place = config.data_dir / "platform.json"
-    try:
-        platform = Platform(config, SqlWorker, _scheduler(config))
-        url = f"http://{config.edge.host}:{platform.start()}"
-        place.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-        print(f"ready {url}", flush=True)
-        stop.wait()
-        print("draining", file=sys.stderr, flush=True)
-        if not platform.drain(config.edge.drain_timeout_s + 30):
-            raise EaglerayError(
-                "not everything was committed in time; nothing is lost: the next `up` goes on from the log"
-            )
-    finally:
-        place.unlink(missing_ok=True)
-        session.close()
+    stack.callback(place.unlink, missing_ok=True)
+    port = platform.start(stop.is_set)
+    if port is None:
+        return
+    url = f"http://{config.edge.host}:{port}"
+    place.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    print(f"ready {url}", flush=True)
+    phases.begin("ready; starting what comes behind")
+    _see_behind(platform, stop, phases)
+    if timings:
+        print(phases.table(), file=sys.stderr, flush=True)
+    stop.wait()
+    print("draining", file=sys.stderr, flush=True)
+    if not platform.drain(config.edge.drain_timeout_s + 30):
+        raise EaglerayError("not everything was committed in time; nothing is lost: the next `up` goes on from the log")
+
+
+def _start(config: Config, address: str | None, phases: Phases, stack: ExitStack) -> Platform:
+    """Everything up to the controller, which then starts the workers. What was started ends with `stack`."""
+    # 1. Ray's processes, beside what follows
+    if address is None:
+        phases.begin("starting Ray")
+        from eagleray.cluster.ray_node.environment import prepare
+        from eagleray.cluster.ray_node.node import RayNode
+
+        node = RayNode(phases.say)
+        stack.callback(node.stop)
+        prepare(node.pid, node.token)
+    phases.begin("loading")
+    from eagleray.actors.platform import Platform, kinds, preload
+    from eagleray.cluster.ray_session import connect, enter
+
+    pools = kinds(config, SQL_WORKER, SCHEDULER if _has_jobs(config) else None)
+    preload(kind.module for kind in pools.values())
+    # 2. the warm parent, before this process has threads
+    if address is None:
+        from eagleray.cluster.ray_node.warm_parent import WarmParent
+
+        stack.callback(WarmParent(node.warm_socket).end)
+    # 3. project and tables
+    phases.begin("checking the project and its tables")
+    streams = check(config)
+    from eagleray.cluster.lake.lake import Lake
+
+    Lake.open(config).ensure(streams)
+    # 4. the session
+    phases.begin("joining Ray")
+    session: Session = connect(config, address) if address else enter(node)
+    stack.callback(session.close)
+    phases.begin("starting what acks: edge and validators")
+    return Platform(config, pools)
+
+
+def _see_behind(platform: Platform, stop: threading.Event, phases: Phases) -> None:
+    """Wait for the workers behind; what keeps one from starting is said at once, and raised if it is the project's."""
+    told: set[str] = set()
+    while not stop.wait(LOOK_S):
+        start = platform.report()
+        for failure in start.failures:
+            if isinstance(failure, ConfigError):
+                raise failure
+            if str(failure) not in told:
+                told.add(str(failure))
+                phases.say(f"{failure}; trying again. Events are acked and kept in the log meanwhile")
+        if start.complete:
+            for pool, at_us in start.complete_us.items():
+                phases.mark(f"{pool}: all there", at_us)
+            phases.begin("everything is up")
+            return
 
 
 def _heed_signals(stop: threading.Event) -> None:

@@ -38,9 +38,9 @@ def use_token(variables: Mapping[str, str]) -> None:
     _read_again()
 
 
-def drop_token(directory: Path) -> None:
-    """Stop using the token that `make_token` wrote into `directory`, which is about to go."""
-    if os.environ.get(TOKEN_PATH) == str(directory / TOKEN_FILE):
+def drop_token(variables: Mapping[str, str]) -> None:
+    """Stop using the token that `variables` name, whose file is about to go."""
+    if os.environ.get(TOKEN_PATH) == variables[TOKEN_PATH]:
         del os.environ[MODE], os.environ[TOKEN_PATH]
         _read_again()
 
