@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy
@@ -50,9 +51,12 @@ def _open_sqlite(properties: dict[str, str]) -> Catalog:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_name(f"{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two processes that both find no tables would both create them
-        connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S)
-        connection.execute("PRAGMA journal_mode=WAL")  # stays with the file
-        connection.close()
+        try:
+            with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # stays with the file
+        except sqlite3.Error as error:
+            advice = "the catalog cannot be opened; restore the file from a backup, or make it writable"
+            raise ConfigError(f"lake.catalog: {file}", f"{error}: {advice}") from error
         catalog = load_catalog(NAME, **properties)
     assert isinstance(catalog, SqlCatalog)
     catalog.engine.dispose()
