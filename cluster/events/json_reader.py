@@ -14,7 +14,7 @@ import msgspec
 
 from eagleray.cluster.events.arbiter import Acceptance, Arbiter
 from eagleray.cluster.events.decode import Decoders
-from eagleray.cluster.events.json_text import BLANK, BOM, Malformed, check, elements, is_grammatical, is_utf8
+from eagleray.cluster.events.json_text import BLANK, BOM, Malformed, check, depth, elements, is_grammatical, is_utf8
 from eagleray.cluster.events.shape import Shape
 from eagleray.cluster.events.unknown_fields import Unknown
 from eagleray.cluster.events.verdict import Rejection, Submission
@@ -75,6 +75,7 @@ class Reader:
         self._bytes_max = event_bytes_max
         self._depth_max = arbiter.depth_max
         self._fast = shape.depth <= arbiter.depth_max
+        self._free = shape.holds_text
         self._open = False  # whether the last body had unknown fields: then the next one is read as if it had
 
     def read(self, submission: Submission) -> Reading:
@@ -113,7 +114,7 @@ class Reader:
         return reading
 
     def _array(self, submission: Submission, body: bytes) -> Reading:
-        if self._fast and not self._open and len(body) <= self._bytes_max and is_utf8(body):
+        if self._fast and not (self._open or self._free) and len(body) <= self._bytes_max and is_utf8(body):
             try:
                 return Reading(self._decoders.closed_list(body), submission=submission)
             except _NOT_TAKEN:
@@ -154,6 +155,8 @@ class Reader:
                 rows = list(map(decode, events))
                 if not ascii_:
                     self._check_utf8(events)
+                if self._free:
+                    self._check_depth(events)
                 return rows, None
             except msgspec.ValidationError as error:
                 if not str(error).startswith(_UNKNOWN_FIELD):
@@ -163,8 +166,7 @@ class Reader:
         decode = self._decoders.open
         rows, extras = [decode(event) for event in events], [self._unknown.text(event) for event in events]
         self._open = any(extras)
-        if any(extra is not None and self._may_be_deep(extra) for extra in extras):
-            raise _Refused
+        self._check_depth(events)
         return rows, extras
 
     @staticmethod
@@ -173,8 +175,13 @@ class Reader:
             if not event.isascii():
                 event.decode()
 
-    def _may_be_deep(self, extra: bytes) -> bool:
-        return len(extra) > 2 * self._depth_max and extra.count(b"{") + extra.count(b"[") > self._depth_max
+    def _check_depth(self, events: Sequence[bytes]) -> None:
+        """Of events as sent: where a name is repeated, only the last value is in row and extras."""
+        brackets_max = self._depth_max
+        for event in events:
+            if len(event) > 2 * brackets_max and event.count(b"{") + event.count(b"[") > brackets_max:
+                if depth(event) > brackets_max:
+                    raise _Refused
 
     def _each(self, events: list[bytes]) -> Reading:
         reading = Reading(extras=[], indices=[], events=events)

@@ -41,6 +41,12 @@ class Shape:
         below = [member.shape.depth for member in self.members] + ([self.item.depth] if self.item else [])
         return 1 + max(below) if below else 0
 
+    @property
+    def holds_text(self) -> bool:
+        """Whether a value of this shape is, or has in it, JSON text, which may be nested as it likes."""
+        below = [*(member.shape for member in self.members), *([self.item] if self.item else [])]
+        return self.kind == "json" or any(shape.holds_text for shape in below)
+
 
 @dataclass(frozen=True)
 class Member:

@@ -419,3 +419,13 @@ def test_github_payloads_survive_as_the_same_json(tmp_path: Path) -> None:
         assert json.loads(payload.as_py()) == event["payload"]
         assert beyond["repo"] == event["repo"]
         assert beyond["actor"] == {k: v for k, v in event["actor"].items() if k not in ("id", "login")}
+
+
+@pytest.mark.parametrize("fields", ['"u":{},"u":1', '"free":{},"free":{{"a":1}}', '"actor":{{"u":{}}},"actor":{{}}'])
+@pytest.mark.parametrize("form", ["ndjson", "json", "array"])
+def test_a_value_that_a_later_one_of_its_name_replaces_counts_for_depth(judge: Judge, fields: str, form: str) -> None:
+    deep = fields.format("[" * 70 + "]" * 70).replace("{{", "{").replace("}}", "}")
+    sent = b'{"t":"2025-12-31T12:00:00Z",' + deep.encode() + b"}"
+    body = b"[" + event(n=1) + b"," + sent + b"]" if form == "array" else sent
+    found = judge.judge([Submission("s", "ndjson" if form == "ndjson" else "json", body)], NOW_US)
+    assert [(index, reason) for index, reason, _ in found.answers[0].rejected] == [(int(form == "array"), "too_deep")]
