@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.actors.window.state import WindowState
@@ -22,6 +22,7 @@ from eagleray.cluster.lake.progress import CLOSED, NEVER
 from eagleray.cluster.windowing.event_columns import Batch
 from eagleray.cluster.windowing.merge import close, select
 from eagleray.jobs.builtin import rebuild
+from tests.examples import examples
 from tests.lake_tables import NOON_US, TIME
 
 S = 1_000_000
@@ -139,7 +140,7 @@ CLOSED_US = NOON_US + 80 * S
 OPTIONS = rebuild.RebuildOptions("plays", iso(NOON_US - 3600 * S), iso(NOON_US + 3600 * S))
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(logs=st.lists(EVENTS, min_size=2, max_size=2), late=EVENTS)
 def test_rebuilt_rows_are_those_of_a_stream_in_which_nothing_was_late(
     tmp_path_factory: pytest.TempPathFactory, logs: list[list[Event]], late: list[Event]

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.log.dedup import deduplicator as dedup
 from eagleray.cluster.log.dedup import run_set as idruns
 from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from tests.examples import examples
 
 HORIZON = 50
 
@@ -70,9 +71,7 @@ STEPS = st.lists(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@examples(150)
 @given(records=RECORDS, steps=STEPS, spread=st.booleans())
 def test_answers_depend_on_ids_and_times_only(
     small: None, tmp_path_factory: pytest.TempPathFactory, records: Any, steps: Any, spread: bool

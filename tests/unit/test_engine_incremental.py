@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.errors import JobFailed
@@ -15,6 +15,7 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.scan import Pinned
 from eagleray.jobs.engines.incremental import arrived, grows, position, positions
+from tests.examples import examples
 from tests.jobs_project import produce, sql_job
 from tests.lake_tables import EVENTS, NOON_US, TIME, event_rows, make_lake, make_stream
 
@@ -40,7 +41,7 @@ def pin(lake: Lake, table: str = EVENTS) -> Pinned:
     return open_snapshots(lake.config).pin([table])[table]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(8)
 @given(commits=st.lists(st.dictionaries(st.integers(0, 3), st.integers(1, 4), min_size=1), min_size=1, max_size=5))
 def test_every_row_is_seen_once_whenever_a_run_comes(
     tmp_path_factory: pytest.TempPathFactory, commits: list[dict[int, int]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.events import fast_path as clean
@@ -19,6 +19,7 @@ from eagleray.cluster.events.fast_path import CleanReader, library
 from eagleray.cluster.events.instants import day, instant_us
 from eagleray.cluster.events.shape import root_shape
 from eagleray.cluster.events.verdict import Submission
+from tests.examples import examples
 
 if library() is None and shutil.which("cc") is None:
     pytest.skip("the library was not built: there is no C compiler", allow_module_level=True)
@@ -128,7 +129,7 @@ def test_shapes_with_rules_that_columns_cannot_check_are_left(field: Any) -> Non
     assert reader(document).read([Submission("s", "json", b'{"n":1}')]) is None
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["r", ".17g", ".20e", ".3f", ".25f", "g"]))
 def test_a_number_is_the_double_nearest_to_it(number: float, form: str) -> None:
     sent = repr(number) if form == "r" else format(number, form)
@@ -140,7 +141,7 @@ def test_a_number_is_the_double_nearest_to_it(number: float, form: str) -> None:
         assert math.copysign(1, found[0]) == math.copysign(1, float(sent))
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(st.from_regex(r"-?[0-9]{0,22}(\.[0-9]{0,22})?([eE][+-]?[0-9]{0,4})?", fullmatch=True))
 def test_a_number_follows_the_grammar(sent: str) -> None:
     found = value("real", sent)
@@ -162,7 +163,7 @@ def test_what_is_no_plain_integer_is_left(sent: str) -> None:
     assert rows(READER, b'{"n":%b}' % sent.encode()) == ([-1], [])
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(st.text(), st.booleans())
 def test_text_is_what_json_says(text: str, ascii_: bool) -> None:
     try:
@@ -198,7 +199,7 @@ moments = st.from_regex(
 )
 
 
-@settings(deadline=None, max_examples=1000)
+@examples(1000)
 @given(moments)
 def test_an_instant_is_what_the_rule_says(text: str) -> None:
     found = value("at", f'"{text}"')
@@ -209,7 +210,7 @@ def test_an_instant_is_what_the_rule_says(text: str) -> None:
         assert ":60" in text or text[-1] in "z"  # a leap second, and small letters, are left to others
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(st.one_of(st.dates().map(str), st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.?", fullmatch=True)))
 def test_a_day_is_what_the_rule_says(text: str) -> None:
     found = value("day", json.dumps(text))
@@ -292,7 +293,7 @@ def expected(event: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(st.lists(st.tuples(st.lists(events, max_size=4), st.booleans(), st.integers(1, 10_000)), max_size=6))
 def test_a_body_that_is_left_leaves_no_trace(sent: list[tuple[list[dict[str, Any]], bool, int]]) -> None:
     """Some bodies are cut off somewhere: the rows of the others are all there is."""
@@ -305,7 +306,7 @@ def test_a_body_that_is_left_leaves_no_trace(sent: list[tuple[list[dict[str, Any
     assert events_of(*bodies) == (counts, wanted)
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(st.lists(events, min_size=1, max_size=3), st.data())
 def test_a_spoilt_byte_is_never_taken_for_another_value(sent: list[dict[str, Any]], data: st.DataObject) -> None:
     """Whatever is taken is what Python's own parser reads of the same bytes."""

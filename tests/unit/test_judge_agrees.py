@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
@@ -16,6 +16,7 @@ from eagleray.cluster.events.json_reader import Reader, Reading
 from eagleray.cluster.events.judge import Judge
 from eagleray.cluster.events.stream import Stream, load_streams
 from eagleray.cluster.events.verdict import Submission
+from tests.examples import examples
 
 NOW_US = 1_800_000_000_000_000
 EDGE = EdgeConfig(depth_max=8, event_bytes_max=100_000)
@@ -234,13 +235,7 @@ def assert_same(fast: Any, slow: Any) -> None:
     assert fast.batch.equals(slow.batch) or fast.batch.to_pylist() == slow.batch.to_pylist()
 
 
-settings.register_profile(
-    "agree", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-profile = settings.get_profile("agree")
-
-
-@settings(profile, max_examples=300)
+@examples(300)
 @given(documents, st.lists(events(), min_size=1, max_size=5))
 def test_fast_path_and_arbiter_give_one_verdict_and_one_value(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], sent: list[bytes]
@@ -261,7 +256,7 @@ def test_fast_path_and_arbiter_give_one_verdict_and_one_value(
         ]
 
 
-@settings(profile, max_examples=100)
+@examples(100)
 @given(documents, st.lists(events(), min_size=1, max_size=5))
 def test_an_array_is_judged_as_its_elements_are_as_lines(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], sent: list[bytes]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyiceberg.exceptions import CommitFailedException
 
@@ -21,6 +21,7 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.predicate import Compare
 from eagleray.cluster.lake.replace import Change
+from tests.examples import examples
 from tests.lake_tables import EVENTS, catalog_commits, event_rows, in_thread, make_lake, make_stream
 
 HOUR_US = 3_600_000_000
@@ -225,7 +226,7 @@ def test_only_manifests_of_touched_partitions_are_rewritten(tmp_path: Path) -> N
 STEP = st.sampled_from(["append", "compact", "swap", "expire", "stage", "forward", "drop"])
 
 
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(steps=st.lists(STEP, min_size=4, max_size=14))
 def test_any_interleaving_keeps_exactly_the_rows(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
     lake = make_lake(tmp_path_factory.mktemp("lake"))

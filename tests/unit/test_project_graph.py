@@ -6,12 +6,13 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.errors import ConfigError
 from eagleray.jobs.model import Check, Job, Source
 from eagleray.jobs.project.graph import Graph, build_graph
+from tests.examples import examples
 
 
 def job(name: str, *inputs: str, checks: tuple[Check, ...] = ()) -> Job:
@@ -30,7 +31,7 @@ def needs(draw: st.DrawFn) -> dict[str, set[str]]:
     return {name: draw(st.sets(st.sampled_from(names[:place]))) if place else set() for place, name in enumerate(names)}
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(needs())
 def test_every_job_comes_after_all_that_it_needs(needs: dict[str, set[str]]) -> None:
     made = Graph(needs)
@@ -43,7 +44,7 @@ def test_every_job_comes_after_all_that_it_needs(needs: dict[str, set[str]]) -> 
         assert made.upstream(name) == needs[name].union(*(made.upstream(before) for before in needs[name]))
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(needs(), st.data())
 def test_a_subgraph_has_the_needs_among_its_jobs(needs: dict[str, set[str]], data: st.DataObject) -> None:
     kept = data.draw(st.sets(st.sampled_from(sorted(needs)))) if needs else set()
@@ -52,7 +53,7 @@ def test_a_subgraph_has_the_needs_among_its_jobs(needs: dict[str, set[str]], dat
     assert all(part.needs(name) == needs[name] & kept for name in kept)
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(needs(), st.data())
 def test_an_edge_back_is_refused_with_the_path(needs: dict[str, set[str]], data: st.DataObject) -> None:
     made = Graph(needs)

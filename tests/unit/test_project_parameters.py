@@ -6,12 +6,13 @@ from datetime import UTC, date, datetime
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.period import daily
 from eagleray.jobs.project.parameters import blanked, substitute
+from tests.examples import examples
 
 DAY = daily(date(2024, 3, 31), "Europe/Berlin")  # 23 hours long
 VALUES = {
@@ -45,7 +46,7 @@ columns = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(columns=st.lists(st.tuples(st.sampled_from(NOISE), columns, st.sampled_from(NOISE)), min_size=1, max_size=8))
 def test_only_parameters_are_replaced_and_duckdb_agrees(columns: list[tuple[str, tuple[str, object], str]]) -> None:
     listed = ",".join(f"{before}{sql}{after} AS c{i}" for i, (before, (sql, _), after) in enumerate(columns))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.errors import ChecksFailed, CommitFailed, ConfigError
@@ -18,6 +18,7 @@ from eagleray.jobs.period import Period, daily
 from eagleray.jobs.publish.partitions import Owner
 from eagleray.jobs.publish.publish import incremental_positions, publish
 from eagleray.jobs.publish.run_mark import RunMark
+from tests.examples import examples
 from tests.published import DAY, NEXT_DAY, OUTPUT, content, make_job, open_lake, rows, run
 
 D, E = date(2015, 9, 12), date(2015, 9, 13)
@@ -169,7 +170,7 @@ MODES: dict[Mode, dict[str, tuple[str, ...]]] = {
 }
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(
     mode=st.sampled_from(sorted(MODES)),
     results=st.lists(

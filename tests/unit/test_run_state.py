@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.jobs.model import Job, Schedule
@@ -167,7 +167,6 @@ def _history(planned: Plan, states: dict[str, str], reason: str = "") -> list[di
     ]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_every_graph_comes_to_an_end(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))

@@ -7,11 +7,12 @@ from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.jobs.model import Schedule
 from eagleray.jobs.schedule.ticks import last_period, periods_of_day, ticks, ticks_between, whole_days
+from tests.examples import examples
 
 BERLIN = "Europe/Berlin"
 ZONES = ["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kathmandu"]
@@ -31,7 +32,7 @@ def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(cron=CRONS, zone=st.sampled_from(ZONES), after=AFTER)
 def test_periods_follow_one_another_without_gap_or_overlap(cron: str, zone: str, after: datetime) -> None:
     found = list(islice(ticks(Schedule(cron, zone), after), 12))
@@ -40,7 +41,7 @@ def test_periods_follow_one_another_without_gap_or_overlap(cron: str, zone: str,
     assert len({tick.period.label for tick in found}) == len(found)
 
 
-@settings(deadline=None, max_examples=70)
+@examples(70)
 @given(cron=CRONS, zone=st.sampled_from(ZONES), after=AFTER, ahead=st.integers(1, 20_000))
 def test_ticks_are_the_same_from_wherever_one_looks(cron: str, zone: str, after: datetime, ahead: int) -> None:
     schedule = Schedule(cron, zone)
@@ -50,7 +51,7 @@ def test_ticks_are_the_same_from_wherever_one_looks(cron: str, zone: str, after:
     assert whole == ticks_between(schedule, after, middle) + ticks_between(schedule, middle, end)
 
 
-@settings(deadline=None, max_examples=70)
+@examples(70)
 @given(cron=CRONS, zone=st.sampled_from(ZONES), day=st.dates(date(2026, 3, 1), date(2026, 11, 30)))
 def test_a_days_periods_are_those_that_the_schedule_makes(cron: str, zone: str, day: date) -> None:
     schedule = Schedule(cron, zone)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import eagleray.sql.session as opened_module
@@ -15,6 +15,7 @@ from eagleray.cluster.errors import EaglerayError
 from eagleray.cluster.lake.predicate import EVERYTHING, Predicate
 from eagleray.cluster.lake.scan import Pinned, ScanPlan
 from eagleray.sql.query import Sql
+from tests.examples import examples
 from tests.lake_tables import NOON_US, SCHEMA, TIME, event_rows, make_lake, make_stream
 from tests.sql_lake import land, rows
 
@@ -146,7 +147,7 @@ def outcome(sql: Sql, text: str) -> object:
         return str(error)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(shape=st.sampled_from(SHAPES), first=st.sampled_from(CONDITIONS), second=st.sampled_from(CONDITIONS))
 def test_pruning_never_changes_an_answer(sql: Sql, shape: str, first: str, second: str) -> None:
     text = shape.format(first, second)

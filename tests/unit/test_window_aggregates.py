@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster.config import WindowConfig
@@ -24,6 +24,7 @@ from eagleray.cluster.windowing.partial import Layout
 from eagleray.cluster.windowing.sketches import distinct
 from eagleray.cluster.windowing.stable_hash import hash64
 from eagleray.cluster.windowing.watermark import NEVER
+from tests.examples import examples
 
 EVENTS = pa.schema(
     [
@@ -226,7 +227,7 @@ def normal(value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(events=st.lists(event, max_size=40).map(number), cuts=st.lists(st.integers(0, 40), max_size=6), data=st.data())
 def test_any_batching_and_merge_order_equals_plain_python(kind, events, cuts, data):
     config = KINDS[kind]
@@ -245,7 +246,7 @@ def test_any_batching_and_merge_order_equals_plain_python(kind, events, cuts, da
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(events=st.lists(event, max_size=40).map(number), cuts=st.lists(st.integers(0, 40), max_size=6))
 def test_rows_are_identical_tables_in_the_same_order(kind, events, cuts):
     layout = layout_of(KINDS[kind])
@@ -257,7 +258,7 @@ def test_rows_are_identical_tables_in_the_same_order(kind, events, cuts):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(events=st.lists(event, min_size=1, max_size=40).map(number), steps=st.lists(st.integers(-80, 200), max_size=5))
 def test_closing_step_by_step_writes_each_window_once(kind, events, steps):
     config = KINDS[kind]

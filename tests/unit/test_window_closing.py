@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.actors.window.state import WindowState
@@ -17,6 +17,7 @@ from eagleray.cluster.windowing.definition import parse_window
 from eagleray.cluster.windowing.event_columns import Batch
 from eagleray.cluster.windowing.merge import close, open_rows, select
 from eagleray.cluster.windowing.watermark import NEVER, watermarks
+from tests.examples import examples
 
 EVENTS = pa.schema([("user", pa.string()), ("_time", pa.int64())])
 SLACK, LATENESS = 4, 6
@@ -119,7 +120,7 @@ def _walk(steps):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(logs=logs, seed=st.integers(0, 10**6), settle=st.booleans())
 def test_final_rows_and_late_events_do_not_depend_on_timing(kind, logs, seed, settle):
     chance = random.Random(seed)
