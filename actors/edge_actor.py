@@ -43,7 +43,7 @@ class EdgeActor:
                 edge = Edge(self.config, self.backend)
                 self.port = await edge.start(port)
                 self.edge = edge
-            return EdgeReport(self.port, self.edge.in_flight_bytes, self.edge.exchange(spent))
+            return EdgeReport(self.port, self.edge.in_flight_bytes, self.edge.exchange(spent), self.edge.answered)
 
     async def drain(self) -> None:
         """Finish what is in flight and close."""

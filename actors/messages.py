@@ -72,6 +72,7 @@ class EdgeReport:
     port: int
     in_flight_bytes: int
     spent: Mapping[str, float]  # events by API key with a rate, since the last answer
+    answered: int  # requests, ever
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,11 @@ class Edge:
         """Bytes of bodies between first byte and ack."""
         return self._app.flight.used if self._app else 0
 
+    @property
+    def answered(self) -> int:
+        """Requests answered since the start, probes and refusals too."""
+        return sum(self._app.meters.requests.values()) if self._app else 0
+
     def exchange(self, elsewhere: Mapping[str, float]) -> dict[str, float]:
         """Hear what keys spent at other edges; returns what they spent here since the last time (`rate`)."""
         return self._app.rates.exchange(elsewhere) if self._app else {}
