@@ -7,22 +7,28 @@ for JSON. The fast path may accept only what this accepts, with equal values
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
+from jsonschema.exceptions import best_match
 
-from eagleray.cluster.config import EdgeConfig
-from eagleray.cluster.events.decode import INT_MAX, INT_MIN, is_double
-from eagleray.cluster.events.event_time import NEVER, EventTime
+from eagleray.cluster.events.array_items import exceeds
+from eagleray.cluster.events.beyond_columns import BeyondColumns
+from eagleray.cluster.events.event_time import BEYOND_ALL, EventTime
 from eagleray.cluster.events.instants import instant_text, instant_us
-from eagleray.cluster.events.json_text import Malformed, Rounded, Unheld, depth, parse
+from eagleray.cluster.events.json_text import Malformed, depth, parse
 from eagleray.cluster.events.model import MODEL_DEPTH_MAX, ModelJudge, is_plain, load_model
+from eagleray.cluster.events.representable import fits, unheld
 from eagleray.cluster.events.shape import Shape
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.events.unknown_fields import Unknown
 from eagleray.cluster.events.validator import validator
 from eagleray.cluster.events.verdict import Reason
+from eagleray.cluster.hidden_paths import without_paths
+from eagleray.cluster.sections import EdgeConfig
 
 DETAIL_MAX = 300  # characters; a detail quotes the event, and events may be large
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -52,25 +58,29 @@ class Arbiter:
         """`edge` sets the limits on size and depth."""
         self._stream = stream
         self._bytes_max = edge.event_bytes_max
+        self._items_max = edge.items_max
         self._shape = stream.events.shape()
         self._rules = validator(stream.events.document)
         self._unknown = Unknown(self._shape)
         self._time = EventTime(stream)
         self.depth_max = edge.depth_max
-        self.model: ModelJudge | None = None  # also asked about every event that the fast path takes
+        self.asked: list[Callable[[bytes], str | None]] = []  # about every event that the fast path takes: objections
+        if (beyond := BeyondColumns(self._shape, self._rules)).says_anything:
+            self.asked.append(beyond.objection)
         self._model: ModelJudge | None = None
         if stream.events.model is not None:
             model = load_model(f"streams.{stream.name}.schema", stream.events.model)
             self._model = ModelJudge(model)
-            self.model = None if is_plain(model) else self._model
+            if not is_plain(model):
+                self.asked.append(self._model.objection)
             self.depth_max = min(edge.depth_max, MODEL_DEPTH_MAX)
 
     def judge(self, raw: bytes) -> Acceptance | Refusal:
         """The verdict on one event as sent."""
         if len(raw) > self._bytes_max:
             return Refusal("too_large", f"{len(raw)} bytes; at most {self._bytes_max} (edge.event_bytes_max)")
-        if (levels := depth(raw)) > self.depth_max:
-            return Refusal("too_deep", f"nested {levels} levels deep; at most {self.depth_max} (edge.depth_max)")
+        if (refusal := self._too_deep(raw) or self.crowded(raw)) is not None:
+            return refusal
         try:
             event = parse(raw)
             return self._refusal(event, raw) or self._acceptance(event, raw)
@@ -79,7 +89,24 @@ class Arbiter:
         except RecursionError:
             return Refusal("too_deep", "the schema leads too deep into this event")
         except Exception as error:  # one event that nobody foresaw must not hold up the others
-            return Refusal("schema", f"could not be judged: {type(error).__name__}: {error}"[:DETAIL_MAX])
+            return Refusal(
+                "schema", without_paths(f"could not be judged: {type(error).__name__}: {error}")[:DETAIL_MAX]
+            )
+
+    def crowded(self, raw: bytes) -> Refusal | None:
+        """Why an event whose arrays have too many items is rejected; None where they have not.
+
+        Arrays within arrays are items too: where there are too many levels of them, that is what is said.
+        """
+        if not exceeds(raw, self._items_max):
+            return None
+        crowd = Refusal("too_large", f"more than {self._items_max} items in arrays (edge.items_max)")
+        return self._too_deep(raw) or crowd
+
+    def _too_deep(self, raw: bytes) -> Refusal | None:
+        if (levels := depth(raw)) <= self.depth_max:
+            return None
+        return Refusal("too_deep", f"nested {levels} levels deep; at most {self.depth_max} (edge.depth_max)")
 
     def _refusal(self, event: Any, raw: bytes) -> Refusal | None:
         if not isinstance(event, dict):
@@ -89,12 +116,12 @@ class Arbiter:
             return Refusal("time", time)
         if objection := self._id_objection(event):
             return Refusal("id", objection)
-        objection = self._schema_objection(event) or _unheld(self._shape, event, "")
+        objection = self._schema_objection(event) or unheld(self._shape, event)
         if objection is None and self._model is not None:
             objection = self._model.objection(raw)
         if objection is not None:
             return Refusal("schema", objection[:DETAIL_MAX])
-        return Refusal("future", f"{self._stream.time.column}: beyond year 9999") if time is NEVER else None
+        return Refusal("future", f"{self._stream.time.column}: beyond year 9999") if time is BEYOND_ALL else None
 
     def _id_objection(self, event: dict[str, Any]) -> str | None:
         if self._stream.id is None:
@@ -110,7 +137,7 @@ class Arbiter:
         return f"{self._stream.id.column}: {found}"
 
     def _schema_objection(self, event: Any) -> str | None:
-        error = next(self._rules.iter_errors(event), None)
+        error = best_match(islice(self._rules.iter_errors(event), 1))  # of a union, the branch that comes closest
         if error is None:
             return None
         path = ".".join(str(part) for part in error.absolute_path)
@@ -130,42 +157,13 @@ def _name(value: Any) -> str:
     return "a number"
 
 
-def _unheld(shape: Shape, value: Any, path: str) -> str | None:
-    """Why a typed value cannot be held exactly; None where it can."""
-    if value is None:
-        return None
-    if shape.kind == "struct":
-        found = (_unheld(m.shape, value[m.name], f"{path}{m.name}.") for m in shape.members if m.name in value)
-        return next((problem for problem in found if problem), None)
-    if shape.item is not None:
-        found = (_unheld(shape.item, item, f"{path}{at}.") for at, item in enumerate(value))
-        return next((problem for problem in found if problem), None)
-    problem = _NUMBERS[shape.kind](value) if shape.kind in _NUMBERS else None
-    return f"{path.removesuffix('.')}: {problem}" if problem else None
-
-
-def _integer_problem(value: float) -> str | None:
-    if isinstance(value, Rounded) or (isinstance(value, float) and 2**53 <= abs(value) < 2**63):
-        return "not an integer as written"
-    return None if INT_MIN <= value <= INT_MAX else "outside the range of 64-bit integers"
-
-
-def _number_problem(value: float) -> str | None:
-    if isinstance(value, Unheld):
-        return "beyond the range of double-precision numbers"
-    return None if is_double(value) else "an integer that no double-precision number holds exactly"
-
-
-_NUMBERS = {"integer": _integer_problem, "number": _number_problem}
-
-
 def _struct(shape: Shape, value: dict[str, Any], raw: Any) -> msgspec.Struct:
     """The row of an accepted event, as the decoders give it; times in the form that `instants` reads for certain."""
     sent = _FIELDS(raw)
     fields = {
         f"f{at}": _held(member.shape, value[member.name], sent[member.name])
         for at, member in enumerate(shape.members)
-        if member.name in value
+        if member.name in value and not (member.loose and not fits(member.shape, value[member.name]))
     }
     return _row_of(len(shape.members))(**fields)
 

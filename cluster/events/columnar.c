@@ -206,6 +206,7 @@ static bool begin(struct column *column, const struct node *nodes, const struct 
 struct cursor {
     const char *at, *end; /* *end is NUL, which nothing takes: most looks ahead need no comparison with it */
     bool lines;           /* a newline ends the event */
+    int64_t event_items, body_items; /* how many items of arrays there may yet be: in this event, in this body */
 };
 
 static inline void skip_blanks(struct cursor *in)
@@ -484,14 +485,20 @@ static bool instant_of(const char *at, const char *end, int64_t *micros)
 
 static bool take_any(struct cursor *in, int64_t brackets);
 
+/* An item of an array comes. A `{}` of three bytes becomes a value of every column, so items are counted, not bytes. */
+static inline bool count_item(struct cursor *in)
+{
+    return --in->event_items >= 0 && --in->body_items >= 0;
+}
+
 static bool take_any_item(struct cursor *in, void *brackets)
 {
-    return take_any(in, *(int64_t *)brackets);
+    return count_item(in) && take_any(in, *(int64_t *)brackets);
 }
 
 static bool take_any_member(struct cursor *in, void *brackets)
 {
-    return take_string(in, NULL) && take_colon(in) && take_any_item(in, brackets);
+    return take_string(in, NULL) && take_colon(in) && take_any(in, *(int64_t *)brackets);
 }
 
 /* Any value, to be kept as its text. */
@@ -605,7 +612,7 @@ static bool take_json(struct cursor *in, struct column *column)
 
 static bool take_element(struct cursor *in, void *column)
 {
-    return take_value(in, column);
+    return count_item(in) && take_value(in, column);
 }
 
 static bool take_list(struct cursor *in, struct column *column)
@@ -743,13 +750,14 @@ static bool take_value(struct cursor *in, struct column *column)
 
 struct events {
     struct column *root;
-    int64_t bytes_max; /* of each */
+    int64_t bytes_max, items_max; /* of each */
 };
 
 static bool take_event(struct cursor *in, void *to)
 {
     const struct events *events = to;
     const char *first = in->at;
+    in->event_items = events->items_max;
     return take_object(in, events->root) && in->at - first <= events->bytes_max;
 }
 
@@ -844,20 +852,40 @@ static bool export_column(struct column *column, struct ArrowArray *array)
 /* Changes with the meaning of what follows, so that a library of another source is not used. */
 int64_t eagleray_columnar_version(void)
 {
-    return 2;
+    return 4;
+}
+
+/* Where this compiler puts the fields of both structs, and the structs' sizes; ends with -1. fast_path compares it with
+ * what it believes before it hands over the first pointer. */
+const int64_t *eagleray_columnar_layout(void)
+{
+#define AT(type, field) (int64_t)offsetof(struct type, field)
+    static const int64_t layout[] = {
+        AT(node, key), AT(node, key_length), AT(node, texts), AT(node, text_lengths), AT(node, wholes),
+        AT(node, allowed), AT(node, least), AT(node, most), AT(node, at_least), AT(node, above), AT(node, at_most),
+        AT(node, below), AT(node, first_child), AT(node, children), AT(node, kind), AT(node, nullable),
+        AT(node, required), (int64_t)sizeof(struct node),
+        AT(ArrowArray, length), AT(ArrowArray, null_count), AT(ArrowArray, offset), AT(ArrowArray, n_buffers),
+        AT(ArrowArray, n_children), AT(ArrowArray, buffers), AT(ArrowArray, children), AT(ArrowArray, dictionary),
+        AT(ArrowArray, release), AT(ArrowArray, private_data), (int64_t)sizeof(struct ArrowArray),
+        -1,
+    };
+#undef AT
+    return layout;
 }
 
 /* Reads `count` bodies; `lines` says which are NDJSON, the others are an event or an array of them. `rows` becomes the
  * number of events of each body, or -1 where it was refused; `out` a struct array with a row for each event, in order.
  * False: no memory, and nothing to release. */
 bool eagleray_columnar_read(const struct node *nodes, int64_t count, const char *const *bodies, const int64_t *lengths,
-                            const uint8_t *lines, int64_t event_bytes_max, int64_t *rows, struct ArrowArray *out)
+                            const uint8_t *lines, int64_t event_bytes_max, int64_t event_items_max,
+                            int64_t body_items_max, int64_t *rows, struct ArrowArray *out)
 {
     struct column root;
-    struct events events = {&root, event_bytes_max};
+    struct events events = {&root, event_bytes_max, event_items_max};
     bool sound = begin(&root, nodes, nodes);
     for (int64_t at = 0; sound && at < count; at++) {
-        struct cursor in = {bodies[at], bodies[at] + lengths[at], lines[at]};
+        struct cursor in = {bodies[at], bodies[at] + lengths[at], lines[at], 0, body_items_max};
         int64_t before = root.length;
         bool taken = (lines[at] ? take_lines : take_document)(&in, &events);
         if (!taken)

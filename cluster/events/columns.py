@@ -239,7 +239,12 @@ def column(shape: Shape, rules: Any, brackets_max: int) -> Column:
         return _Structs(shape, rules, brackets_max)
     if shape.item is not None:
         return _Lists(shape, rules, brackets_max)
-    if shape.kind == "text" and shape.schema.get("format") == "uuid" and "pattern" not in shape.schema:
+    if (
+        shape.kind == "text"
+        and shape.schema.get("format") == "uuid"
+        and not shape.rest
+        and "pattern" not in shape.schema
+    ):
         return _Uuids(shape, rules)
     return {"number": _Numbers, "instant": _Instants, "day": _Days}.get(shape.kind, Column)(shape, rules)
 

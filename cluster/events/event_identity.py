@@ -25,33 +25,39 @@ class FieldReader:
 
     def __init__(self, shape: Shape, path: FieldPath) -> None:
         """`path` was checked against the stream's schema."""
-        self._at: list[int] = []
+        self.at: list[int] = []  # its place among the columns, then within each struct
         for name in path.names:
-            self._at.append([member.name for member in shape.members].index(name))
-            shape = shape.members[self._at[-1]].shape
+            self.at.append([member.name for member in shape.members].index(name))
+            shape = shape.members[self.at[-1]].shape
 
     def column(self, arrays: Sequence[pa.Array]) -> pa.Array:
         """The field's column."""
-        found = arrays[self._at[0]]
-        for at in self._at[1:]:
+        found = arrays[self.at[0]]
+        for at in self.at[1:]:
             found = found.field(at)
         return found
 
     def texts(self, arrays: Sequence[pa.Array]) -> list[bytes | None]:
         """The field of every event as UTF-8 that is equal for equal values; None where absent."""
-        found = self.column(arrays)
-        if pa.types.is_string(found.type):
-            return found.view(pa.binary()).to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
-        if found.type == INSTANT:
-            found = found.view(pa.int64())
-        return [None if value is None else str(value).encode() for value in found.to_pylist()]
+        return texts_of(self.column(arrays))
+
+
+def texts_of(found: pa.Array) -> list[bytes | None]:
+    """What ids and keys are hashed from: a field's values as UTF-8, equal for equal values; None where absent."""
+    if pa.types.is_large_string(found.type):
+        found = found.cast(pa.string())
+    if pa.types.is_string(found.type):
+        return found.view(pa.binary()).to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+    if found.type == INSTANT:
+        found = found.view(pa.int64())
+    return [None if value is None else str(value).encode() for value in found.to_pylist()]
 
 
 class Identity:
     """Ids and partition hashes of one stream's events."""
 
     def __init__(self, id_: FieldReader | None, key: FieldReader | None, seed: int) -> None:
-        """`seed` is the data directory's (`hashing.hash_seed`)."""
+        """`seed` is the project's (`seeded_hash.hash_seed`)."""
         self._id, self._key, self._seed = id_, key, seed
         self._turn: Iterator[int] = count()
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eagleray.cluster.events.array_items import ItemLimits
 from eagleray.cluster.events.arrow_types import arrow_schema
 from eagleray.cluster.events.decode import (
     INT_MAX,
@@ -36,7 +37,7 @@ from eagleray.cluster.events.verdict import Submission
 
 # enum kind of columnar.c
 _KINDS = ("text", "instant", "day", "integer", "number", "boolean", "json", "list", "struct", "extras")
-_VERSION = 2
+_VERSION = 4
 _LEAF = Shape("text", True)  # stands for what has no members
 _BOUNDS = {"ge": "at_least", "gt": "above", "le": "at_most", "lt": "below"}
 _BYTES_MAX = 2**31 - 1  # of all bodies of a call: the columns' offsets are 32 bits
@@ -79,15 +80,28 @@ class _Array(ctypes.Structure):
 def library() -> Any:
     """The library's function, or None where it was not built for this machine and version."""
     stem = Path(__file__).with_name("_columnar")
-    for file in (stem.with_suffix(suffix) for suffix in EXTENSION_SUFFIXES):
-        if file.exists():
-            try:
-                found = ctypes.CDLL(str(file))
-            except OSError:  # of another architecture
-                continue
-            if found.eagleray_columnar_version() == _VERSION:
-                return _typed(found.eagleray_columnar_read)
-    return None
+    files = (stem.with_suffix(suffix) for suffix in EXTENSION_SUFFIXES)
+    return next((found for file in files if file.exists() and (found := load(file))), None)
+
+
+def load(file: Path) -> Any:
+    """The function of the library at `file`; None: of another machine, version or layout."""
+    try:
+        found = ctypes.CDLL(str(file))
+    except OSError:  # of another architecture
+        return None
+    if found.eagleray_columnar_version() != _VERSION:
+        return None
+    found.eagleray_columnar_layout.restype = POINTER(c_int64)
+    expected = [*_layout(_Node), *_layout(_Array), -1]
+    if found.eagleray_columnar_layout()[: len(expected)] != expected:  # its length is the version's
+        return None
+    return _typed(found.eagleray_columnar_read)
+
+
+def _layout(struct: type[ctypes.Structure]) -> list[int]:
+    """The offset of each field, then the size of it all."""
+    return [*(getattr(struct, name).offset for name, *_ in struct._fields_), ctypes.sizeof(struct)]
 
 
 def _typed(function: Any) -> Any:
@@ -98,6 +112,8 @@ def _typed(function: Any) -> Any:
         POINTER(c_char_p),
         POINTER(c_int64),
         c_char_p,
+        c_int64,
+        c_int64,
         c_int64,
         c_void_p,
         POINTER(_Array),
@@ -117,18 +133,19 @@ class Clean:
 class CleanReader:
     """Reads the clean bodies of one stream. Threads may share it."""
 
-    def __init__(self, shape: Shape, depth_max: int, event_bytes_max: int) -> None:
-        """`depth_max` is the nesting allowed of one event, `event_bytes_max` its size."""
+    def __init__(self, shape: Shape, depth_max: int, event_bytes_max: int, items: ItemLimits) -> None:
+        """`depth_max` is the nesting allowed of one event, `event_bytes_max` its size, `items` its arrays."""
         self._read = library() if shape.depth <= depth_max and _is_known(shape) else None
         self._schema = arrow_schema(shape).append(pa.field(EXTRA, pa.string()))
         self._bytes_max = event_bytes_max
+        self._items = items
         self._nodes = _plan(shape, depth_max)
 
     def read(self, submissions: Sequence[Submission]) -> Clean | None:
         """The bodies that are taken; None: none is, for want of a library or a shape that it knows."""
         if self._read is None or sum(len(s.body) for s in submissions) > _BYTES_MAX:
             return None
-        bodies = [s.body if is_utf8(s.body) and not s.condemned else b"" for s in submissions]
+        bodies = [s.body if self._may_take(s) else b"" for s in submissions]
         count, out = len(bodies), _Array()
         lines = bytes(s.form == "ndjson" and body != b"" for s, body in zip(submissions, bodies, strict=True))
         counts = np.empty(count, np.int64)
@@ -139,6 +156,8 @@ class CleanReader:
             (c_int64 * count)(*map(len, bodies)),
             lines,
             self._bytes_max,
+            self._items.event,
+            self._items.body,
             counts.ctypes.data,
             ctypes.byref(out),
         ):
@@ -147,10 +166,15 @@ class CleanReader:
         *arrays, extras = batch.columns
         return Clean(arrays, extras, counts)
 
+    def _may_take(self, submission: Submission) -> bool:
+        body = submission.body
+        return is_utf8(body) and not submission.condemned and not self._items.may_be_too_many(body)
+
 
 def _is_known(shape: Shape) -> bool:
     """Whether the library knows all rules of a shape, or `columns` verifies what it does not."""
-    if shape.kind in ("instant", "day") and ("pattern" in shape.schema or shape.allowed is not None):
+    of_text = shape.kind in ("instant", "day")
+    if of_text and ("pattern" in shape.schema or shape.allowed is not None or shape.rest):
         return False  # a rule for the text, which the column does not keep
     if shape.item is not None:
         return not shape.schema.get("uniqueItems") and _is_known(shape.item)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 _SEGMENT = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_@$][\w@$]*)')
+_PLAIN = re.compile(r"[A-Za-z_@$][\w@$]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class FieldPath:
     def column(self) -> str:
         """The name of a column made from this field: the names joined by dots."""
         return ".".join(self.names)
+
+    @property
+    def text(self) -> str:
+        """The path as `parse` reads it: names quoted where they have to be."""
+        return ".".join(name if _PLAIN.fullmatch(name) else FieldPath((name,)).sql for name in self.names)
 
     @property
     def sql(self) -> str:

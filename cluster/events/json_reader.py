@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from eagleray.cluster.events.arbiter import Acceptance, Arbiter
+from eagleray.cluster.events.array_items import ItemLimits, items
 from eagleray.cluster.events.decode import Decoders
 from eagleray.cluster.events.json_text import BLANK, BOM, Malformed, check, depth, elements, is_grammatical, is_utf8
 from eagleray.cluster.events.shape import Shape
@@ -67,12 +68,14 @@ def cut(submission: Submission) -> list[bytes]:
 class Reader:
     """Reads the submissions of one stream. Threads may share it: its only state is a guess about what comes next."""
 
-    def __init__(self, shape: Shape, arbiter: Arbiter, event_bytes_max: int) -> None:
-        """`shape` is the shape of an event."""
+    def __init__(self, shape: Shape, arbiter: Arbiter, event_bytes_max: int, items: ItemLimits) -> None:
+        """`shape` is the shape of an event, `items` bound the items of its arrays."""
         self._decoders = Decoders(shape)
         self._unknown = Unknown(shape)
         self._arbiter = arbiter
         self._bytes_max = event_bytes_max
+        self._items = items
+        self._crowd = 2 * items.event  # bytes: a smaller event has no more items
         self._depth_max = arbiter.depth_max
         self._fast = shape.depth <= arbiter.depth_max
         self._free = shape.holds_text
@@ -82,11 +85,44 @@ class Reader:
         """The rows and rejections of one submission."""
         if submission.condemned:
             return self._spared(submission)
+        crowded = len(submission.body) > 2 * self._items.body or self._items.may_be_too_many(submission.body)
+        if crowded and (found := self._within(submission)) is not None:
+            return found
         body = submission.body.removeprefix(BOM)
         if submission.form == "ndjson":
             return self._lines(body)
         body = body.strip(BLANK)
         return self._array(submission, body) if body.startswith(b"[") else self._single(body)
+
+    def _within(self, submission: Submission) -> Reading | None:
+        """Event by event, without those that are too many or whose arrays are; None: none is, or it is malformed."""
+        try:
+            events = cut(submission)
+        except Malformed:
+            return None
+        left = self._items.body
+        over: dict[int, str] = {}
+        most = self._items.events
+        items_over = f"the arrays of this request have more than {self._items.body} items; send its events in several"
+        events_over = f"more than {most} events in one request of a stream of so many columns; send them in several"
+        for index, event in enumerate(events):
+            if index - len(over) >= most:  # what is refused takes no room
+                over[index] = events_over
+            elif b"[" in event and self._arbiter.crowded(event) is None:  # one that is refused anyhow takes no room
+                needed = items(event)
+                if needed > left:
+                    over[index] = items_over
+                else:
+                    left -= needed
+        if not over:
+            return None
+        reading = Reading(extras=[], indices=[], events=events)
+        for index, event in enumerate(events):
+            if (detail := over.get(index)) is not None:
+                reading.rejections.append(Rejection(index, "too_large", detail, event))
+            else:
+                self._one(reading, index, event)
+        return reading
 
     def _spared(self, submission: Submission) -> Reading:
         """Event by event, without looking at those that are condemned."""
@@ -114,7 +150,8 @@ class Reader:
         return reading
 
     def _array(self, submission: Submission, body: bytes) -> Reading:
-        if self._fast and not (self._open or self._free) and len(body) <= self._bytes_max and is_utf8(body):
+        small = len(body) <= min(self._bytes_max, 2 * self._items.event)
+        if self._fast and small and not (self._open or self._free) and is_utf8(body):
             try:
                 return Reading(self._decoders.closed_list(body), submission=submission)
             except _NOT_TAKEN:
@@ -140,6 +177,8 @@ class Reader:
 
     def _whole(self, events: list[bytes], ascii_: bool = False) -> Reading | None:
         """All events at once; None where the fast path does not take them all. `ascii_`: known to be ASCII."""
+        if any(len(event) > self._crowd and self._arbiter.crowded(event) for event in events):
+            return None
         try:
             rows, extras = self._decode(events, ascii_)
             return Reading(rows, extras, events=events)
@@ -191,6 +230,9 @@ class Reader:
 
     def _one(self, reading: Reading, index: int, event: bytes) -> None:
         assert reading.extras is not None and reading.indices is not None
+        if (refusal := self._arbiter.crowded(event)) is not None:
+            reading.rejections.append(Rejection(index, refusal.reason, refusal.detail, event))
+            return
         try:
             (row,), extras = self._decode([event])
             extra = extras[0] if extras else None

@@ -96,7 +96,7 @@ def is_grammatical(raw: bytes) -> bool:
     return True
 
 
-def _outside_strings(raw: bytes) -> bytes:
+def outside_strings(raw: bytes) -> bytes:
     """`raw` with the strings blanked out, byte for byte; an unterminated one stays."""
     return _STRING.sub(lambda match: b"s" * len(match[0]), raw)
 
@@ -115,7 +115,7 @@ def depth(raw: bytes | memoryview) -> int:
     raw = bytes(raw)
     if raw.count(b"{") + raw.count(b"[") <= 1:
         return 1 if b"{" in raw or b"[" in raw else 0
-    return int(np.cumsum(_steps(_outside_strings(raw)), dtype=np.int32).max(initial=0))
+    return int(np.cumsum(_steps(outside_strings(raw)), dtype=np.int32).max(initial=0))
 
 
 def elements(body: bytes) -> list[bytes]:
@@ -145,7 +145,7 @@ def _check_unless_deep(raw: bytes) -> None:
 
 
 def _cut(body: bytes) -> list[bytes]:
-    blanked = _outside_strings(body)
+    blanked = outside_strings(body)
     depths = np.cumsum(_steps(blanked), dtype=np.int32)
     if body[:1] != b"[" or body[-1:] != b"]" or depths[-1] != 0 or depths[:-1].min() < 1:
         raise Malformed("brackets do not match")

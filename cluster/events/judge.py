@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from eagleray.cluster.clock import iso
-from eagleray.cluster.config import EdgeConfig
 from eagleray.cluster.events.arbiter import DETAIL_MAX, Acceptance, Arbiter
+from eagleray.cluster.events.array_items import ItemLimits
 from eagleray.cluster.events.columns import EventColumns, Suspects
 from eagleray.cluster.events.event_identity import FieldReader, Identity, id_column
 from eagleray.cluster.events.event_time import EventTime
@@ -27,7 +27,9 @@ from eagleray.cluster.events.json_reader import Reader, Reading
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.events.validator import validator
 from eagleray.cluster.events.verdict import Answer, Rejection, Submission
+from eagleray.cluster.hidden_paths import without_paths
 from eagleray.cluster.quantities import format_duration
+from eagleray.cluster.sections import EdgeConfig
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,13 @@ class Judge:
     """Judges submissions to one stream. Threads may share it."""
 
     def __init__(self, stream: Stream, edge: EdgeConfig, hash_seed: int) -> None:
-        """`edge` sets the limits on size and depth; `hash_seed` is the data directory's (`hashing.hash_seed`)."""
+        """`edge` sets the limits on size and depth; `hash_seed` is the project's (`seeded_hash.hash_seed`)."""
         shape = stream.events.shape()
         self.stream = stream
         self._arbiter = Arbiter(stream, edge)
-        self._reader = Reader(shape, self._arbiter, edge.event_bytes_max)
-        self._clean = CleanReader(shape, self._arbiter.depth_max, edge.event_bytes_max)
+        limits = ItemLimits.of(shape, edge.items_max)
+        self._reader = Reader(shape, self._arbiter, edge.event_bytes_max, limits)
+        self._clean = CleanReader(shape, self._arbiter.depth_max, edge.event_bytes_max, limits)
         self._columns = EventColumns(shape, validator(stream.events.document), self._arbiter.depth_max)
         self._time = EventTime(stream)
         self._time_field = FieldReader(shape, stream.time)
@@ -142,16 +145,16 @@ class Judge:
         """Judge all events of all submissions; `now_us` is the wall clock, for what lies too far in the future."""
         # 1. clean bodies straight into columns  2. the others to rows, rows to columns, the doubtful to the arbiter
         # 3. of both: the future, ids and partitions
-        built, taken = self._build_clean(submissions)
+        built, taken = self._build_clean(submissions, now_us)
         if not (taken.any() and taken.all()):
-            others = self._build_any(submissions, ~taken)
+            others = self._build_any(submissions, ~taken, now_us)
             built = _joined(built, others, taken) if taken.any() else others
         return self._finish(built, submissions, now_us)
 
-    def _build_clean(self, submissions: Sequence[Submission]) -> tuple[_Built, np.ndarray]:
+    def _build_clean(self, submissions: Sequence[Submission], now_us: int) -> tuple[_Built, np.ndarray]:
         """The rows of clean submissions, and which these are, (submissions,) bool."""
         taken = np.zeros(len(submissions), bool)
-        clean = self._clean.read(submissions) if self._arbiter.model is None else None
+        clean = self._clean.read(submissions) if not self._arbiter.asked else None
         if clean is None:
             return _NOTHING, taken
         readings = [Reading(submission=submission) for submission in submissions]
@@ -159,21 +162,22 @@ class Judge:
         suspects = Suspects()
         try:
             self._columns.verify(clean.arrays, suspects)
-            built = _Built(rows, clean.arrays, clean.extras, self._times(clean.arrays, suspects))
+            arrays = self._arrived(clean.arrays, now_us)
+            built = _Built(rows, arrays, clean.extras, self._times(arrays, suspects))
         except Exception:  # an event that nobody foresaw: the general path finds it
             return _NOTHING, taken
         taken = clean.counts >= 0
         taken[rows.submission[suspects.rows()]] = False
         return built.keep(taken[rows.submission]), taken
 
-    def _build_any(self, submissions: Sequence[Submission], chosen: np.ndarray) -> _Built:
+    def _build_any(self, submissions: Sequence[Submission], chosen: np.ndarray, now_us: int) -> _Built:
         """The rows of the chosen submissions, (submissions,) bool."""
         read = self._reader.read
         rows = _Rows.of([read(s) if mine else Reading() for s, mine in zip(submissions, chosen, strict=True)])
         try:
-            return self._build(rows)
+            return self._build(rows, now_us)
         except Exception:  # an event that nobody foresaw: find it, and judge the others
-            return self._build(rows.keep(self._sound(rows)))
+            return self._build(rows.keep(self._sound(rows)), now_us)
 
     def _finish(self, built: _Built, submissions: Sequence[Submission], now_us: int) -> Judged:
         built = self._refuse_future(built, now_us + self.stream.config.max_future)
@@ -184,18 +188,25 @@ class Judge:
         batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         return Judged(batch, hashes, self._answers(rows, ids), _rejects(rows.readings, submissions))
 
-    def _build(self, rows: _Rows) -> _Built:
+    def _build(self, rows: _Rows, now_us: int) -> _Built:
         suspects = Suspects()
-        arrays = self._columns.pivot(rows.structs, suspects)
+        arrays = self._arrived(self._columns.pivot(rows.structs, suspects), now_us)
         times = self._times(arrays, suspects)
         doubtful = suspects.rows()
-        if self._arbiter.model is not None:
+        if self._arbiter.asked:
             doubtful = sorted({*doubtful, *self._objected(rows)})
         if not doubtful:
             return _Built(rows, arrays, _extras(rows), times)
         rows = self._arbitrated(rows, doubtful)
-        arrays = self._columns.pivot(rows.structs, None)
+        arrays = self._arrived(self._columns.pivot(rows.structs, None), now_us)
         return _Built(rows, arrays, _extras(rows), self._times(arrays, None))
+
+    def _arrived(self, arrays: list[pa.Array], now_us: int) -> list[pa.Array]:
+        """The columns with the arrival as the time of events that have none, where the stream says so."""
+        if self.stream.config.time_missing == "reject":
+            return arrays
+        at = self._time_field.at[0]
+        return [*arrays[:at], self._time.filled(arrays[at], now_us), *arrays[at + 1 :]]
 
     def _times(self, arrays: list[pa.Array], suspects: Suspects | None) -> np.ndarray:
         """Event times; rows that have none, or no id, are marked."""
@@ -222,13 +233,13 @@ class Judge:
                     spans += [(begin, middle), (middle, end)]
                 else:
                     sound[begin] = False
-                    rows.reject(begin, "schema", f"could not be judged: {type(error).__name__}: {error}"[:DETAIL_MAX])
+                    detail = without_paths(f"could not be judged: {type(error).__name__}: {error}")
+                    rows.reject(begin, "schema", detail[:DETAIL_MAX])
         return sound
 
     def _objected(self, rows: _Rows) -> list[int]:
-        model = self._arbiter.model
-        assert model is not None
-        return [row for row in range(len(rows.structs)) if model.objection(rows.original(row)) is not None]
+        asked = self._arbiter.asked
+        return [row for row in range(len(rows.structs)) if any(ask(rows.original(row)) for ask in asked)]
 
     def _arbitrated(self, rows: _Rows, doubtful: list[int]) -> _Rows:
         kept = np.ones(len(rows.structs), bool)

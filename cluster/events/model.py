@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.hidden_paths import without_paths
 
 MODEL_DEPTH_MAX = 190  # pydantic's JSON reader refuses 200 levels
 _PLAIN: dict[str, frozenset[str]] = {
@@ -100,5 +101,5 @@ class ModelJudge:
             path = ".".join(str(part) for part in first["loc"])
             return f"{path}: {first['msg']}" if path else first["msg"]
         except Exception as error:  # a validator of the user's that failed is an event that cannot be judged valid
-            return f"the model failed: {type(error).__name__}: {error}"
+            return without_paths(f"the model failed: {type(error).__name__}: {error}")
         return None

@@ -1,52 +1,61 @@
-"""Seeded hashes of deduplication ids and partition keys: xxh3, with a seed that each data directory draws once.
+"""Seeded hashes of deduplication ids and partition keys: xxh3, with a seed that each project draws once.
 
 The seed keeps a sender from choosing ids that collide; it lives as long as the log, so that the same id always has the
-same hash, and the same key the same partition.
+same hash, and the same key the same partition. It is a fact of the project's state: on every node the same.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import repeat
-from pathlib import Path
 
 import numpy as np
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
-from eagleray.cluster.durable import sync_directory
+from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.state.backends import open_state
 
 DIGEST_BYTES = 16
-SEED_FILE = "hash.seed"
+SEED_FILE = "hash.seed"  # in data_dir, or a fact of shared state
 
 
-def hash_seed(data_dir: Path) -> int:
-    """The directory's seed, drawn and made durable on first use; raises ConfigError where the file is no seed."""
-    file = data_dir / SEED_FILE
-    if not file.exists():
-        _draw(data_dir, file)
+def hash_seed(config: Config) -> int:
+    """The project's seed, drawn and made durable on first use; raises ConfigError where it is no seed, OSError.
+
+    Shared state takes over the seed of this data directory where it has none: what is stored already stays known.
+    """
+    with closing(open_state(config)) as state:
+        text = state.settle(SEED_FILE, lambda: _local(config) or f"{secrets.randbits(64):016x}")
+    return _number(config, text)
+
+
+def seed_fingerprint(config: Config) -> str:
+    """What tells the project's seed from another one, and says nothing of it; "" where none was drawn yet."""
+    with closing(open_state(config)) as state:
+        text = state.fact(SEED_FILE) or _local(config)
+    return xxh3_128_digest(b"which seed is it", _number(config, text)).hex() if text is not None else ""
+
+
+def seed_place(config: Config) -> str:
+    """Where the seed is, for messages."""
+    shared = config.state.backend == "shared"
+    return f"{SEED_FILE} in the state's database" if shared else str(config.data_dir / SEED_FILE)
+
+
+def _local(config: Config) -> str | None:
+    file = config.data_dir / SEED_FILE
+    return file.read_text(encoding="ascii", errors="replace").strip() if file.exists() else None
+
+
+def _number(config: Config, text: str) -> int:
     try:
-        return int(file.read_text(encoding="ascii").strip(), 16)
+        return int(text, 16)
     except ValueError:
-        raise ConfigError(str(file), "expected a 64-bit seed in hexadecimal; restore it from a backup") from None
-
-
-def _draw(data_dir: Path, file: Path) -> None:
-    data_dir.mkdir(parents=True, exist_ok=True)
-    draft = data_dir / f".{SEED_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
-    try:
-        with draft.open("x", encoding="ascii") as handle:
-            handle.write(f"{secrets.randbits(64):016x}\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.link(draft, file)  # fails if another process was first: then its seed is the one
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_directory(data_dir)
+        problem = "expected a 64-bit seed in hexadecimal; restore it from a backup"
+        raise ConfigError(seed_place(config), problem) from None
 
 
 def digests(texts: Sequence[bytes], seed: int) -> list[bytes]:

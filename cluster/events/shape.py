@@ -1,7 +1,8 @@
 """What an event looks like, references resolved: a tree that Arrow types, decoders, columns and arbiter all follow.
 
-Made from a checked document (`schema_document`). Where a schema leaves more than one type open, its
-shape is JSON text, and the validator (`validator`) judges each value: so every document has a
+Made from a document of `schema_document`, made plain by `schema_algebra`. Where a schema leaves more
+than one type open, its shape is JSON text, and the validator (`validator`) judges each value; what a
+typed shape does not say is its `rest`, which the validator holds as well: so every document has a
 shape, and what is fast is a matter of shape alone.
 """
 
@@ -11,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from eagleray.cluster.column_names import clash, field_problem, sameness
 from eagleray.cluster.errors import ConfigError
-from eagleray.cluster.events.schema_document import ASSERTIONS, is_annotation, is_draft_7, lookup
+from eagleray.cluster.events.schema_algebra import LOOSE, Algebra, Cycle, Plain, property_of
 from eagleray.cluster.events.validator import validator
 
 Kind = Literal["text", "instant", "day", "integer", "number", "boolean", "list", "struct", "json"]
@@ -34,6 +36,8 @@ class Shape:
     item: Shape | None = None  # list
     types: frozenset[str] | None = None  # json: the types it may have; None: any
     checked: bool = False  # json: the validator must judge each value
+    rest: tuple[Any, ...] = ()  # typed: schemas that a value satisfies besides, which only the validator holds
+    cut: bool = False  # json: a shape of its own would have led too deep, or back to itself
 
     @property
     def depth(self) -> int:
@@ -55,134 +59,167 @@ class Member:
     name: str
     shape: Shape
     required: bool
+    loose: bool = False  # a branch of a union does not name it: a value there that does not fit is kept as an extra
 
 
 def root_shape(where: str, document: dict[str, Any]) -> Shape:
     """The shape of an event; raises ConfigError where the document describes no objects with fields."""
-    return _Builder(where, document).root()
+    for levels in LEVELS:
+        try:
+            return _Builder(where, document, levels).root()
+        except _TooMany:
+            continue
+    raise ConfigError(where, f"its fields become more than {SHAPES_MAX} columns; expected a schema with fewer")
+
+
+SHAPES_MAX = 3_000  # columns of a table, structs counted; where there are more, deeper levels are JSON text
+LEVELS = (100, 6, 4, 3, 2, 1)
+
+
+class _TooMany(Exception):
+    """More shapes than SHAPES_MAX."""
 
 
 @dataclass
 class _Builder:
     where: str
     document: dict[str, Any]
+    levels: int  # of structs and lists; what is deeper is JSON text
     rules: Any = field(init=False)
+    algebra: Algebra = field(init=False)
+    built: int = 0
+    lead_back: dict[str, Shape] = field(default_factory=dict)  # of references alone: there are many of few
 
     def __post_init__(self) -> None:
         self.rules = validator(self.document)
+        self.algebra = Algebra(self.document)
 
     def root(self) -> Shape:
-        schema, seen = self._resolved(self.document, frozenset())
-        if not isinstance(schema, dict) or not schema.get("properties"):
+        try:
+            plain = self.algebra.plain({"allOf": [{"type": "object"}, self.document]}, frozenset())
+        except Cycle:
+            raise ConfigError(self.where, "its references lead in a circle") from None
+        if plain.schema is False:
+            raise ConfigError(f"{self.where}#/type", "no object satisfies it: an event is an object with properties")
+        allowed = self._allowed(self.document, plain.schema)
+        if allowed is not None:  # columns hold an event field by field, never as a whole
+            if not any(isinstance(value, dict) for value in allowed):
+                raise ConfigError(f"{self.where}#/enum", "no object satisfies it: an event is an object")
+            plain = Plain(plain.schema, (*plain.rest, {"enum": list(allowed)}), plain.seen)
+        if not plain.schema.get("properties"):
             raise ConfigError(self.where, "expected an object with properties: an event's fields become columns")
-        if schema.get("type", "object") != "object" or self._assertions(schema) - _STRUCT:
-            odd = sorted(self._assertions(schema) - _STRUCT) or ["type"]
-            raise ConfigError(
-                f"{self.where}#/{odd[0]}", "not supported at the top: an event is an object with properties"
-            )
-        struct = self._struct(schema, seen)
+        struct = self._struct(plain, self.levels)
         if struct is None:
             raise ConfigError(f"{self.where}#/required", "names a field that properties does not have")
         return struct
 
-    def shape(self, schema: Any, seen: frozenset[str]) -> Shape:
-        schema, seen = self._resolved(schema, seen)
-        if not isinstance(schema, dict) or "$ref" in schema or set(schema) - ASSERTIONS - _annotations(schema):
-            return Shape("json", schema, nullable=True) if schema is True else self._checked(schema)
-        if "anyOf" in schema or "oneOf" in schema:
-            return self._union(schema, seen)
-        allowed = self._allowed(schema)
-        types = _types(schema, allowed)
+    def shape(self, schema: Any, seen: frozenset[str], levels: int) -> Shape:
+        self.built += 1
+        if self.built > SHAPES_MAX:
+            raise _TooMany
+        try:
+            plain = self.algebra.plain(schema, seen)
+        except Cycle:
+            return self._leading_back(schema)
+        if plain.schema is False:
+            return self._checked(schema)
+        allowed = self._allowed(schema, plain.schema)
+        types = _types(plain.schema, allowed)
         if types is None or len(types - {"null"}) != 1 or self._fixed_whole(allowed):
-            return self._mixed(schema, types)
+            return self._mixed(schema, plain, types)
+        if allowed is not None:  # judged by the validator already
+            kept = {keyword: value for keyword, value in plain.schema.items() if keyword not in ("const", "enum")}
+            listed = {"enum": list(allowed)}
+            if types & {"object", "array"}:  # none of them is listed, and columns hold them part by part
+                plain = Plain(kept, (listed,), plain.seen)
+            else:
+                plain = Plain({**kept, **listed}, (), plain.seen)
+        shape = self._typed(next(iter(types - {"null"})), plain, allowed, levels)
+        if shape is None:
+            return replace(self._checked(schema), types=types)
+        if shape.kind == "json" and plain.rest:
+            return self._checked(schema)
         nullable = "null" in types and (allowed is None or None in allowed)
-        shape = self._typed(next(iter(types - {"null"})), schema, allowed, seen)
-        return replace(shape, nullable=nullable) if shape else replace(self._checked(schema), types=types)
+        if nullable and plain.rest:
+            nullable = self._valid(schema, None)
+        return replace(shape, nullable=nullable, rest=plain.rest)
 
-    def _resolved(self, schema: Any, seen: frozenset[str]) -> tuple[Any, frozenset[str]]:
-        """Follow references; one that leads back to itself, or has constraints beside it, stays."""
-        while isinstance(schema, dict) and "$ref" in schema:
-            reference = schema["$ref"]
-            beside = set() if is_draft_7(self.document) else self._assertions(schema) - {"$ref"}
-            if schema is self.document and beside <= _STRUCT and not beside & {"properties"}:
-                beside = set()
-            if reference in seen or beside:
-                break
-            schema, seen = lookup(self.document, reference), seen | {reference}
-        return schema, seen
+    def _leading_back(self, schema: Any) -> Shape:
+        reference = schema["$ref"] if len(schema) == 1 and "$ref" in schema else None
+        if reference is None:
+            return replace(self._checked(schema), cut=True)
+        if reference not in self.lead_back:
+            self.lead_back[reference] = replace(self._checked(schema), cut=True)
+        return self.lead_back[reference]
 
-    def _assertions(self, schema: Mapping[str, Any]) -> set[str]:
-        return {keyword for keyword in schema if not is_annotation(keyword)}
+    def _valid(self, schema: Any, value: Any) -> bool:
+        return bool(self.rules.evolve(schema=schema).is_valid(value))
 
     def _checked(self, schema: Any) -> Shape:
-        return Shape("json", schema, nullable=self.rules.evolve(schema=schema).is_valid(None), checked=True)
+        return Shape("json", schema, nullable=self._valid(schema, None), checked=True)
 
-    def _mixed(self, schema: dict[str, Any], types: frozenset[str] | None) -> Shape:
+    def _mixed(self, schema: Any, plain: Plain, types: frozenset[str] | None) -> Shape:
         """JSON text: nothing to hold but its types, or for the validator to judge."""
-        if self._assertions(schema) - {"type"}:
+        if set(plain.schema) - {"type"} or plain.rest:
             return self._checked(schema)
         return Shape("json", schema, nullable=types is None or "null" in types, types=types)
 
-    def _union(self, schema: dict[str, Any], seen: frozenset[str]) -> Shape:
-        """A union with null is a nullable value; any other is JSON text."""
-        branches: list[Any] = schema["anyOf"] if "anyOf" in schema else schema["oneOf"]
-        others = [branch for branch in branches if branch != {"type": "null"}]
-        if len(branches) == 2 and len(others) == 1 and len(self._assertions(schema)) == 1:
-            inner = self.shape(others[0], seen)
-            if not (inner.nullable and "oneOf" in schema):
-                return replace(inner, nullable=True)
-        return self._checked(schema)
-
-    def _allowed(self, schema: dict[str, Any]) -> tuple[Any, ...] | None:
-        if "enum" not in schema and "const" not in schema:
+    def _allowed(self, schema: Any, plain: dict[str, Any]) -> tuple[Any, ...] | None:
+        if "enum" not in plain and "const" not in plain:
             return None
-        valid = self.rules.evolve(schema=schema).is_valid
-        return tuple(value for value in (schema["enum"] if "enum" in schema else [schema["const"]]) if valid(value))
+        values = plain["enum"] if "enum" in plain else [plain["const"]]
+        return tuple(value for value in values if self._valid(plain, value) and self._valid(schema, value))
 
     @staticmethod
     def _fixed_whole(allowed: tuple[Any, ...] | None) -> bool:
         return allowed is not None and any(isinstance(value, dict | list) for value in allowed)
 
-    def _typed(self, name: str, schema: dict[str, Any], allowed: Any, seen: frozenset[str]) -> Shape | None:
+    def _typed(self, name: str, plain: Plain, allowed: Any, levels: int) -> Shape | None:
+        schema = plain.schema
         if name == "string":
             return Shape(_TEXTS.get(schema.get("format", ""), "text"), schema, allowed=allowed)
         if name in _SCALARS:
             return Shape(_SCALARS[name], schema, allowed=allowed)
-        if name == "object" and schema.get("properties"):
-            return self._struct(schema, seen)
-        if name == "array" and schema.get("items", True) not in (True, {}):
-            return Shape("list", schema, item=self.shape(schema["items"], seen))
+        if levels > 0:
+            if name == "object" and schema.get("properties"):
+                return self._struct(plain, levels - 1)
+            if name == "array" and schema.get("items", True) not in (True, {}):
+                return Shape("list", schema, item=self.shape(schema["items"], plain.seen, levels - 1))
         free = schema.get("additionalProperties", True) in (True, {}) and schema.get("items", True) in (True, {})
-        if free and self._assertions(schema) <= {"type", "properties", "additionalProperties", "items"}:
+        empty = not schema.get("properties")
+        if free and empty and set(schema) <= {"type", "properties", "additionalProperties", "items"}:
             return Shape("json", schema, types=frozenset({name}))
         return None
 
-    def _struct(self, schema: dict[str, Any], seen: frozenset[str]) -> Shape | None:
+    def _struct(self, plain: Plain, levels: int) -> Shape | None:
+        schema = plain.schema
         beyond = schema.get("additionalProperties", True)
         extras: Extras = "refuse" if beyond is False else "keep" if beyond in (True, {}) else "check"
-        required = schema.get("required", [])
-        undeclared = [name for name in required if name not in schema["properties"]]
-        if undeclared and extras != "keep":
+        if schema.get("patternProperties"):
+            extras = "check"
+        required, declared = schema.get("required", []), schema["properties"]
+        undeclared = [name for name in required if name not in declared]
+        if any(property_of(schema, name) is False for name in required):  # then nothing passes
             return None
-        fields = {**schema["properties"], **dict.fromkeys(undeclared, True)}
+        fields = {name: property_of(schema, name) for name in [*declared, *undeclared]}
+        if extras != "keep":  # what is refused by name need not be a column
+            fields = {name: below for name, below in fields.items() if below is not False}
+        if not fields:
+            return None
         self._check_names(list(fields))
-        members = [Member(name, self.shape(below, seen), name in required) for name, below in fields.items()]
-        return Shape("struct", schema, members=tuple(members), extras=extras)
+        loose = set(schema.get(LOOSE, ()))
+        members = [
+            Member(name, self.shape(below, plain.seen, levels), name in required, name in loose)
+            for name, below in fields.items()
+        ]
+        return Shape("struct", schema, members=tuple(members), extras=extras, rest=plain.rest)
 
     def _check_names(self, names: list[str]) -> None:
-        lower: dict[str, str] = {}
         for name in names:
-            if not name:
-                raise ConfigError(self.where, "a property has an empty name; it cannot be a column")
-            if (other := lower.setdefault(name.lower(), name)) != name:
-                raise ConfigError(self.where, f"the properties {other!r} and {name!r} differ by case only; SQL cannot")
-
-
-_STRUCT = {"type", "properties", "required", "additionalProperties"}
-
-
-def _annotations(schema: Mapping[str, Any]) -> set[str]:
-    return {keyword for keyword in schema if is_annotation(keyword)}
+            if problem := field_problem(name):
+                raise ConfigError(self.where, f"the property {name!r} {problem}")
+        if twice := clash(names):
+            raise ConfigError(self.where, f"the properties {twice[0]!r} and {twice[1]!r} {sameness(*twice)}")
 
 
 def _types(schema: Mapping[str, Any], allowed: tuple[Any, ...] | None) -> frozenset[str] | None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
-from eagleray.cluster.config import Config, StreamConfig
+from eagleray.cluster.column_names import column_key, schema_problem
+from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.events.arrow_types import JSON_METADATA
 from eagleray.cluster.events.field_path import FieldPath
 from eagleray.cluster.events.filter import check_filter
 from eagleray.cluster.events.schema import EventSchema, load_schema
+from eagleray.cluster.events.shape import Shape
+from eagleray.cluster.sections import StreamConfig
 from eagleray.cluster.windowing.definition import WindowSpec, field_type, parse_window
 
 TIME = "_time"  # event time, int64 microseconds since the epoch
@@ -45,6 +49,14 @@ class Stream:
     windows: Mapping[str, WindowSpec]
 
     @property
+    def time_is_text(self) -> Literal["text", "json"] | None:
+        """Whether the time field's column is text, which the schema does not hold to be a time, or JSON text."""
+        found = field_of(self.events.arrow, self.time)
+        if not pa.types.is_string(found.type):
+            return None
+        return "json" if JSON_METADATA.items() <= (found.metadata or {}).items() else "text"
+
+    @property
     def log_schema(self) -> pa.Schema:
         """Columns of an EVENTS record: the schema's, then `_time`, `_id`, `_source`, `_extra`."""
         return pa.schema(
@@ -70,25 +82,47 @@ def _path(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
     return path
 
 
-def _plain(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
-    """A path to a field of one type: what may be several things is JSON text, and no time or id."""
-    path = _path(where, text, schema, *types)
+def field_of(schema: pa.Schema, path: FieldPath) -> pa.Field:
+    """The field at a path that was checked."""
     fields = {field.name: field for field in schema}
     for name in path.names[:-1]:
         fields = {field.name: field for field in fields[name].type.fields}
-    if JSON_METADATA.items() <= (fields[path.names[-1]].metadata or {}).items():
+    return fields[path.names[-1]]
+
+
+def _plain(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
+    """A path to a field of one type: what may be several things is JSON text, and no time or id."""
+    path = _path(where, text, schema, *types)
+    if JSON_METADATA.items() <= (field_of(schema, path).metadata or {}).items():
         raise ConfigError(where, f"{path.column} has no one type in the schema; expected {' or '.join(types)}")
     return path
+
+
+def _sure(where: str, path: FieldPath | None, shape: Shape) -> None:
+    """Refuse a field that a branch of a union leaves open: there, it may be anything, and no column holds it."""
+    for name in path.names if path else ():
+        member = next(member for member in shape.members if member.name == name)
+        if member.loose:
+            raise ConfigError(where, f"{name} is declared by some branches of a union only; expected it in all of them")
+        shape = member.shape
 
 
 def _load(config: Config, name: str, stream: StreamConfig) -> Stream:
     where = f"{config.file}: streams.{name}"
     events = load_schema(f"{where}.schema", stream.schema_, config.file.parent)
-    if reserved := [field.name for field in events.arrow if field.name.startswith("_") and field.name in _SYSTEM]:
-        raise ConfigError(f"{where}.schema", f"the field {reserved[0]!r} has the name of a system column")
-    time = _plain(f"{where}.time", stream.time, events.arrow, *(("integer",) if stream.time_unit else _TIME_TEXT))
+    if problem := schema_problem(events.arrow):
+        raise ConfigError(f"{where}.schema: {stream.schema_}", problem)
+    for field in events.arrow:
+        if (system := SYSTEM_COLUMNS.get(column_key(field.name))) is not None:
+            alike = "" if system == field.name else f" {system!r}, which SQL cannot tell from it"
+            raise ConfigError(
+                f"{where}.schema: {stream.schema_}", f"the field {field.name!r} has the name of a system column{alike}"
+            )
+    time = _time(f"{where}.time", stream, events.arrow)
     id_ = _plain(f"{where}.id", stream.id, events.arrow, "string", "integer") if stream.id else None
     key = _path(f"{where}.key", stream.key, events.arrow, *_KEY_TYPES) if stream.key else None
+    for setting, path in (("time", time), ("id", id_), ("key", key)):
+        _sure(f"{where}.{setting}", path, events.shape())
     if stream.filter is not None:
         check_filter(f"{where}.filter", stream.filter, events.arrow)
     windows = {w: parse_window(f"{where}.windows.{w}", w, c, events.arrow) for w, c in stream.windows.items()}
@@ -96,8 +130,24 @@ def _load(config: Config, name: str, stream: StreamConfig) -> Stream:
 
 
 _TIME_TEXT = ("timestamp", "string")
+_TIME_NUMBER = ("integer", "double", "string")
+
+
+def _time(where: str, stream: StreamConfig, schema: pa.Schema) -> FieldPath:
+    """The path of the time field; one of numbers may be of several types, as each value tells what it is."""
+    if stream.time_unit is None:
+        path = _plain(where, stream.time, schema, *_TIME_TEXT)
+    else:
+        path = _path(where, stream.time, schema, *_TIME_NUMBER)
+    if stream.time_missing == "arrival" and len(path.names) > 1:
+        raise ConfigError(f"{where}_missing", f"{path.column} is within another field; expected one at the top")
+    if stream.time_zone is not None and not pa.types.is_string(field_of(schema, path).type):
+        raise ConfigError(f"{where}_zone", f"{path.column} is no text without a zone; expected a string without format")
+    return path
+
+
 _KEY_TYPES = ("string", "integer", "bool", "double", "timestamp", "date32")
-_SYSTEM = {TIME, ID, SOURCE, EXTRA, "_ingested_at", "_partition", "_offset", "_row"}
+SYSTEM_COLUMNS = {column_key(n): n for n in (TIME, ID, SOURCE, EXTRA, "_ingested_at", "_partition", "_offset", "_row")}
 
 
 def load_streams(config: Config) -> dict[str, Stream]:

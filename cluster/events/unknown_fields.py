@@ -1,4 +1,7 @@
-"""Fields that a schema does not name: found at any level and kept as JSON text, values as sent (column `_extra`)."""
+"""Fields that a schema does not name: found at any level and kept as JSON text, values as sent (column `_extra`).
+
+So are values that a union leaves open and that do not fit the column (`Member.loose`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from eagleray.cluster.events.json_text import parse
+from eagleray.cluster.events.representable import fits
 from eagleray.cluster.events.shape import Shape
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -21,6 +26,7 @@ class Unknown:
         """`shape` is a struct, or a list that holds structs at some depth."""
         self._item = Unknown(shape.item) if shape.item is not None else None
         self._known = frozenset(member.name for member in shape.members)
+        self._loose = [(member.name, member.shape) for member in shape.members if member.loose]
         self._below = [(member.name, Unknown(member.shape)) for member in shape.members if _reaches(member.shape)]
 
     def text(self, event: bytes) -> bytes | None:
@@ -35,8 +41,13 @@ class Unknown:
         fields = _FIELDS(raw)
         known = self._known
         beyond: dict[str, Any] = {name: fields[name] for name in fields if name not in known}
+        for name, open_ in self._loose:
+            if name in fields and bytes(fields[name]) != _NULL and not fits(open_, parse(bytes(fields[name]))):
+                beyond[name] = fields[name]
         for name, below in self._below:
-            if name in fields and bytes(fields[name]) != _NULL and (found := below._find(fields[name])):
+            if name not in fields or name in beyond or bytes(fields[name]) == _NULL:
+                continue
+            if found := below._find(fields[name]):
                 beyond[name] = found
         return beyond
 

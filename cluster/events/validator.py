@@ -18,7 +18,6 @@ from jsonschema.exceptions import ValidationError
 
 from eagleray.cluster.events.formats import format_checker
 from eagleray.cluster.events.patterns import python_pattern
-from eagleray.cluster.events.schema_document import is_draft_7
 
 
 def _exact(number: float) -> Fraction:
@@ -56,10 +55,12 @@ def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[Va
 
 _OWN = {"pattern": _pattern, "multipleOf": _multiple_of, "uniqueItems": _unique_items}
 _extend: Any = jsonschema.validators.extend
-_DRAFT_7 = _extend(jsonschema.Draft7Validator, _OWN)
-_DRAFT_2020 = _extend(jsonschema.Draft202012Validator, _OWN)
+_VALIDATOR = _extend(jsonschema.Draft202012Validator, _OWN)
 
 
 def validator(document: dict[str, Any]) -> Any:
-    """A `jsonschema` validator for the document, formats held; `evolve(schema=…)` makes one for a part of it."""
-    return (_DRAFT_7 if is_draft_7(document) else _DRAFT_2020)(document, format_checker=format_checker())
+    """A `jsonschema` validator for the document (of `schema_document`), formats held.
+
+    `evolve(schema=…)` makes one for a part of it.
+    """
+    return _VALIDATOR(document, format_checker=format_checker())

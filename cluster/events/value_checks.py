@@ -37,7 +37,11 @@ def value_check(shape: Shape, rules: Any) -> Check | None:
     """
     if shape.allowed is not None and all(value is None for value in shape.allowed):
         return _nothing
-    return _CHECKS[shape.kind](shape, rules)
+    check = _CHECKS[shape.kind](shape, rules)
+    if not shape.rest or shape.kind in ("struct", "list"):  # of those, `beyond_columns` holds the rest
+        return check
+    rest: Check = rules.evolve(schema={"allOf": list(shape.rest)}).is_valid
+    return rest if check is None else lambda value: check(value) and rest(value)
 
 
 def _text(shape: Shape, rules: Any) -> Check | None:

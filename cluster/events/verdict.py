@@ -15,8 +15,9 @@ Reason = Literal["json", "schema", "time", "future", "too_large", "too_deep", "i
 """Why an event was rejected; a closed set, also the label of the metric.
 
 json: not one well-formed JSON value in UTF-8 · schema: does not match the stream's schema · time: event time missing or
-not readable · future: beyond now + max_future · too_large: above edge.event_bytes_max · too_deep: nested deeper than
-edge.depth_max · id: the deduplication id is missing or not a string or integer · crash: judging it ends the process.
+not readable · future: beyond now + max_future · too_large: above edge.event_bytes_max or edge.items_max · too_deep:
+nested deeper than edge.depth_max · id: the deduplication id is missing or not a string or integer · crash: judging it
+ends the process.
 """
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -43,6 +44,7 @@ class Submission:
     idempotency_key: str | None = None
     attempt: int = 1
     condemned: Mapping[int, str] = field(default_factory=dict)
+    trace: str = ""  # the request's context (`telemetry.tracing`), where it is sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Answer:
     rejected: list[tuple[int, Reason, str]] = field(default_factory=list)
     malformed: str | None = None
     duplicates: int = 0  # repeated ids within the same micro-batch; later ones are found downstream
+    too_large: str | None = None  # an event that no record of the log can hold: nothing was stored (HTTP 413)
 
 
 # Between processes they travel as MessagePack: a tenth of what pickling dataclasses costs.
