@@ -17,8 +17,9 @@ import pyarrow as pa
 from eagleray.cluster.errors import LogCorrupt
 from eagleray.cluster.events.stream import ID, REJECT_SCHEMA, Stream
 from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.lineage import mark
 from eagleray.cluster.log.protocol import Bounds, Kind, Readable, Record
-from eagleray.cluster.log.record import decode_batches, decode_control
+from eagleray.cluster.log.record import decode_batches, decode_control, traces_of
 
 POSITION = [
     pa.field("_ingested_at", pa.int64(), nullable=False),  # microseconds since the epoch
@@ -48,6 +49,8 @@ class Chunk:
     controls: list[Control]  # in log order
     duplicates: int
     bytes: int  # of payload, as stored
+    mark: int = 0  # of the last record (`lineage.mark`)
+    traces: tuple[str, ...] = ()  # contexts of traces that its events are part of
 
 
 class PartitionReader:
@@ -60,15 +63,21 @@ class PartitionReader:
         partition: int,
         position: int,
         dedup: Deduplicator | None,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | pa.Schema | None = None,
     ) -> None:
-        """`columns` of `stream.log_schema` are delivered, None: all. `dedup` knows the records before `position`."""
+        """`columns` of `stream.log_schema`, or of a schema, are delivered, None: all.
+
+        `dedup` knows the records before `position`.
+        """
         self.position = position
         self._log, self._stream, self._partition, self._dedup = log, stream.name, partition, dedup
-        wanted = list(stream.log_schema.names if columns is None else columns)
-        self._delivered = pa.schema([stream.log_schema.field(name) for name in wanted])
-        read = wanted if dedup is None or ID in wanted else [*wanted, ID]
-        self._read = pa.schema([stream.log_schema.field(name) for name in read])
+        delivered = columns
+        if not isinstance(delivered, pa.Schema):
+            names = stream.log_schema.names if delivered is None else delivered
+            delivered = pa.schema([stream.log_schema.field(name) for name in names])
+        self._delivered = self._read = delivered
+        if dedup is not None and ID not in delivered.names:
+            self._read = delivered.append(stream.log_schema.field(ID))
 
     def read(self, max_bytes: int) -> Chunk | None:
         """The next records, about `max_bytes` of payload; None if there is nothing new.
@@ -113,6 +122,8 @@ class PartitionReader:
             controls=controls,
             duplicates=duplicates,
             bytes=sum(len(record.payload) for record in records),
+            mark=mark(records[-1]),
+            traces=_traces(records),
         )
 
     def _fresh(self, events: pa.Table, places: _Places) -> npt.NDArray[np.bool_] | None:
@@ -131,6 +142,12 @@ class _Places:
     ingested_at_us: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
     row: npt.NDArray[np.int32]
+
+
+def _traces(records: Sequence[Record]) -> tuple[str, ...]:
+    """Of all records, each once: nearly always none."""
+    batches = (record.payload for record in records if record.kind != Kind.CONTROL)
+    return tuple(dict.fromkeys(context for payload in batches for context in traces_of(payload)))
 
 
 def _decode(records: Sequence[Record], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, _Places]:

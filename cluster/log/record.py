@@ -18,39 +18,70 @@ from typing import Any
 
 import pyarrow as pa
 
-from eagleray.cluster.errors import LogCorrupt
+from eagleray.cluster.column_names import column_key
+from eagleray.cluster.errors import LogCorrupt, RecordTooLarge
+from eagleray.cluster.events.retype import Rest, retype, unheld, with_rest
+from eagleray.cluster.events.stream import EXTRA, ID, SOURCE, TIME
+from eagleray.cluster.log.protocol import Kind
 
-_VERSION = 1
-_HEAD = Struct("<BxHI")  # version, bytes of the schema, bytes of the message when inflated
+SCHEMAS_MAX = 64  # kept as records have them, each some hundred bytes: one per stream, and one for rejects
+_VERSION, _TRACED = 1, 2  # versions: without contexts of traces, and with some
+_HEAD = Struct("<BBHI")  # version, contexts, bytes of the schema, bytes of the message when inflated
+_CONTEXT_BYTES = 24  # the ids of a trace and of a span, both sampled
 _CODEC = pa.Codec("lz4_raw")
+_OWN = frozenset({TIME, ID, SOURCE, EXTRA})  # columns of the log that no event has
 
 
-def encode_batch(batch: pa.RecordBatch) -> bytes:
-    """The payload of a record that holds `batch`, whose columns must not be dictionaries."""
+def encode_batch(batch: pa.RecordBatch, traces: Sequence[str] = ()) -> bytes:
+    """The payload of a record that holds `batch`, whose columns must not be dictionaries.
+
+    `traces` are contexts of `telemetry.tracing`, at most 255.
+    """
     schema = _deflated(batch.schema)
     message = batch.serialize()
-    return b"".join((_HEAD.pack(_VERSION, len(schema), message.size), schema, _CODEC.compress(message)))
+    head = _HEAD.pack(_TRACED if traces else _VERSION, len(traces), len(schema), message.size)
+    contexts = (bytes.fromhex(context[3:35] + context[36:52]) for context in traces)
+    return b"".join((head, *contexts, schema, _CODEC.compress(message)))
 
 
-def decode_batch(payload: bytes, columns: Sequence[str] | None = None) -> pa.RecordBatch:
-    """The batch of one record, with the named columns that it has (None: all). Raises LogCorrupt."""
-    parts = _parts(payload)
-    schema, message = _inflated(parts[0])
-    names = schema.names if columns is None else [name for name in columns if name in schema.names]
-    table = _read(schema, message, [parts], names)
-    return table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=table.schema)
+def traces_of(payload: bytes) -> list[str]:
+    """The contexts in a record of events or rejects: what became of it is part of these traces."""
+    if not payload or payload[0] != _TRACED:
+        return []
+    ids = payload[_HEAD.size : _HEAD.size + payload[1] * _CONTEXT_BYTES].hex()
+    found = (ids[at : at + 2 * _CONTEXT_BYTES] for at in range(0, len(ids), 2 * _CONTEXT_BYTES))
+    return [f"00-{one[:32]}-{one[32:]}-01" for one in found]
+
+
+def encoded(batch: pa.RecordBatch, bytes_max: int, traces: Sequence[str] = ()) -> list[tuple[int, bytes]]:
+    """(rows, payload) of records that hold `batch` in order, none above `bytes_max`; raises RecordTooLarge."""
+    payload = encode_batch(batch, traces)
+    if len(payload) <= bytes_max:
+        return [(batch.num_rows, payload)]
+    if batch.num_rows <= 1:
+        raise RecordTooLarge(f"an event takes {len(payload)} bytes in the log, whose records have at most {bytes_max}")
+    half = batch.num_rows // 2
+    return encoded(batch.slice(0, half), bytes_max, traces) + encoded(batch.slice(half), bytes_max, traces)
+
+
+def split_payload(payload: bytes, rows: int, bytes_max: int, kind: Kind) -> list[tuple[int, bytes]]:
+    """As `encoded`, of a record that there is already. Raises RecordTooLarge, LogCorrupt."""
+    if len(payload) <= bytes_max or kind == Kind.CONTROL:
+        return [(rows, payload)]
+    table = decode_batches([payload], _inflated(_parts(payload)[0])[0])
+    return [piece for batch in table.to_batches() for piece in encoded(batch, bytes_max)]
 
 
 def decode_batches(payloads: Sequence[bytes], schema: pa.Schema) -> pa.Table:
     """The rows of many records in order, one chunk a column, as `schema`: columns that a record lacks are null.
 
-    Raises LogCorrupt where a payload cannot be read, or a value does not fit the type it has now.
+    Columns are found by name as tables find them, and have the types of `schema`. What `schema` cannot hold of a record
+    is kept in its column `_extra`, if it has one. Raises LogCorrupt where a payload cannot be read.
     """
     tables = []
     for deflated, run in groupby(map(_parts, payloads), key=lambda parts: parts[0]):
         written, message = _inflated(deflated)
-        wanted = [name for name in schema.names if name in written.names]
-        tables.append(_conform(_read(written, message, list(run), wanted), schema))
+        tables.append(_conform(_read(written, message, list(run), _needed(written, schema)), schema))
     return pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
 
 
@@ -74,11 +105,12 @@ _Parts = tuple[bytes, int, memoryview]  # schema, bytes of the message, compress
 
 
 def _parts(payload: bytes) -> _Parts:
-    if len(payload) < _HEAD.size or payload[0] != _VERSION:
+    if len(payload) < _HEAD.size or payload[0] not in (_VERSION, _TRACED):
         raise LogCorrupt(f"record: version {payload[:1].hex() or 'none'} is not one this version can read")
-    _, schema_bytes, size = _HEAD.unpack_from(payload)
-    end = _HEAD.size + schema_bytes
-    return payload[_HEAD.size : end], size, memoryview(payload)[end:]
+    _, contexts, schema_bytes, size = _HEAD.unpack_from(payload)
+    begin = _HEAD.size + contexts * _CONTEXT_BYTES
+    end = begin + schema_bytes
+    return payload[begin:end], size, memoryview(payload)[end:]
 
 
 def _read(written: pa.Schema, message: bytes, records: Sequence[_Parts], names: Sequence[str]) -> pa.Table:
@@ -96,24 +128,59 @@ def _read(written: pa.Schema, message: bytes, records: Sequence[_Parts], names: 
     return table.select(names)
 
 
+def _needed(written: pa.Schema, schema: pa.Schema) -> list[str]:
+    """The columns of a record that `schema` asks for; all but the log's own where the rest is kept."""
+    there = {column_key(name): name for name in written.names}
+    asked = [there.pop(key) for name in schema.names if (key := column_key(name)) in there]
+    return [*asked, *(name for name in there.values() if EXTRA in schema.names and name not in _OWN)]
+
+
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    if table.schema.equals(schema):
+    if table.schema.equals(schema, check_metadata=True):
         return table
-    columns = []
+    table = table.combine_chunks()
+    there = {column_key(field.name): field for field in table.schema}
+    columns: dict[str, pa.Array] = {}
+    rests: dict[str, Rest] = {}
     for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
+        found = there.pop(column_key(field.name), None)
+        if found is None:
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
-        try:
-            columns.append(table.column(field.name).cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            found = table.schema.field(field.name).type
-            raise LogCorrupt(f"column {field.name} was {found} and is {field.type} now: {error}") from error
-    return pa.table(columns, schema=schema)
+        made = retype(_whole(table.column(found.name)), found, field)
+        columns[field.name], rests[found.name] = made.array, made.rest
+    if EXTRA in columns:
+        rests |= {name: unheld(_whole(table.column(name)), field) for name, field in _beyond(there)}
+        columns[EXTRA] = with_rest(columns[EXTRA], rests)
+    return pa.table(list(columns.values()), schema=schema)
 
 
-@lru_cache(maxsize=64)
+def _beyond(there: dict[str, pa.Field]) -> list[tuple[str, pa.Field]]:
+    return [(field.name, field) for field in there.values() if field.name not in _OWN]
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """One array; `combine_chunks` of a column without chunks has none."""
+    found = column.combine_chunks()
+    return found if isinstance(found, pa.Array) else pa.concat_arrays([*found.chunks, pa.array([], column.type)])
+
+
+_known: dict[pa.Schema, list[tuple[pa.Schema, bytes]]] = {}
+"""Schemas as records have them. Schemas are equal, as keys, whatever their metadata, which says what is JSON text."""
+
+
 def _deflated(schema: pa.Schema) -> bytes:
+    for known, deflated in _known.get(schema, ()):
+        if known.equals(schema, check_metadata=True):
+            return deflated
+    deflated = _deflate(schema)
+    if len(_known) >= SCHEMAS_MAX:
+        _known.clear()
+    _known.setdefault(schema, []).append((schema, deflated))
+    return deflated
+
+
+def _deflate(schema: pa.Schema) -> bytes:
     if any(pa.types.is_dictionary(field.type) for field in schema):
         raise ValueError("a log record cannot hold dictionary columns")
     return zlib.compress(schema.serialize().to_pybytes(), 9)

@@ -6,14 +6,17 @@ order, in one tree that needs no index.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from struct import Struct
 
 import xxhash
 
 from eagleray.cluster.durable import sync_directory
-from eagleray.cluster.log.protocol import Bounds, Entry, Kind, Record
+from eagleray.cluster.errors import LogCorrupt
+from eagleray.cluster.log.protocol import Bounds, Entry, Epoch, Kind, Record
 
 OFFSET_BITS = 48  # 2.8e14 records of a partition
 # 8 KiB: a one-event record rewrites two pages; larger ones gain nothing for 50 KB records (benchmarks/log.py)
@@ -26,6 +29,7 @@ CREATE TABLE records (
     ingested_at_us INTEGER NOT NULL, checksum INTEGER NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE trimmed (partition INTEGER PRIMARY KEY, "end" INTEGER NOT NULL, ingested_at_us INTEGER NOT NULL);
 """
+_ABOUT = "CREATE TABLE about (identity TEXT NOT NULL, bases TEXT NOT NULL)"
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)"
 _LAST = "SELECT key + 1, ingested_at_us FROM records WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT 1"
 _TRIMMED = 'SELECT "end", ingested_at_us FROM trimmed WHERE partition = ?'
@@ -47,8 +51,11 @@ def _offset(key_: int) -> int:
     return key_ & (1 << OFFSET_BITS) - 1
 
 
-def create(path: Path) -> None:
-    """Make the file under another name and rename it: nobody ever opens half a database. One caller at a time."""
+def create(path: Path, epoch: Epoch, bases: Mapping[int, int], ingested_at_us: int) -> None:
+    """Make the file under another name and rename it: nobody ever opens half a database. One caller at a time.
+
+    `bases` are those of `epoch` by number; ingestion times go on from `ingested_at_us`.
+    """
     making = path.with_suffix(".making")
     for leftover in path.parent.glob(f"{making.name}*"):
         leftover.unlink()
@@ -57,11 +64,33 @@ def create(path: Path) -> None:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(_TABLES)
+        put_identity(connection, epoch)
+        rows = [(partition, base, ingested_at_us) for partition, base in bases.items()]
+        connection.executemany("INSERT INTO trimmed VALUES (?, ?, ?)", rows)
     finally:
         connection.close()
     making.rename(path)
     for directory in (path.parent, path.parent.parent):
         sync_directory(directory)
+
+
+def put_identity(connection: sqlite3.Connection, epoch: Epoch) -> None:
+    """Name the file: a new one, or one that was made before files had names."""
+    connection.execute(_ABOUT)
+    connection.execute("INSERT INTO about VALUES (?, ?)", (epoch.log, json.dumps(dict(epoch.bases))))
+
+
+def identity(connection: sqlite3.Connection) -> Epoch | None:
+    """Whose file it is; None for one that has no name yet. Raises LogCorrupt for a file that is no log."""
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not there.issuperset(("records", "trimmed")):
+        raise LogCorrupt("the file is not a log, or was overwritten")
+    if "about" not in there:
+        return None
+    row = connection.execute("SELECT identity, bases FROM about").fetchone()
+    if row is None:
+        raise LogCorrupt("the file does not say which log it is")
+    return Epoch(row[0], json.loads(row[1]))
 
 
 def connect(path: Path, busy_s: float) -> sqlite3.Connection:

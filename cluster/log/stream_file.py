@@ -4,28 +4,32 @@ One file, so that an append to many partitions is one transaction and one fsync 
 take turns by a file lock, so that nobody ever polls for SQLite's own lock; appends of threads that wait meanwhile are
 committed together by whoever gets the lock. A commit is on disk when it returns (`synchronous=FULL`). Whatever goes
 wrong, the connection is thrown away: SQLite rolls back, the next one starts clean.
+
+A file that was deleted or replaced while it is open takes no more appends: after each commit, before anybody hears of
+it, its names must still lead to the files that it was written to. What it holds stays readable until it is closed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from eagleray.cluster.clock import Clock
-from eagleray.cluster.errors import LogCorrupt, LogUnavailable, OffsetOutOfRange
+from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogMismatch, LogUnavailable, OffsetOutOfRange
+from eagleray.cluster.file_lock import FileLock, lock, try_lock
 from eagleray.cluster.log import sqlite_schema as database
-from eagleray.cluster.log.file_lock import FileLock
-from eagleray.cluster.log.protocol import Bounds, Entry, Record
+from eagleray.cluster.log.protocol import Bounds, Entry, Epoch, Record, draw_identity
 from eagleray.cluster.log.wal import check_wal
+from eagleray.cluster.sqlite_copy import copy_database
 
 CHECKPOINT_BYTES = 16 << 20
 RESTART_S = 0.1  # how long a checkpoint may wait for readers to leave a WAL that outgrew four times its size
@@ -33,27 +37,48 @@ TRIM_STEP = 256  # records deleted in one transaction: appenders never wait long
 BUSY_READ_S = 5.0  # readers wait only while another process recovers the file after a crash
 
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_REPLACED = "put the right file back, or stop the platform and run `eagleray recover`; nothing was acked"
 
 
 class _Append:
     """The entries of one call, waiting for their turn."""
 
-    __slots__ = ("entries", "error", "offsets", "settled")
+    __slots__ = ("entries", "error", "offsets", "taken")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        self.offsets: list[int] = []
-        self.settled = False
-        self.error: Exception | None = None
+        self.taken = False  # into a group: nobody else will commit it
+        # Invariant: None until the transaction that wrote the entries is on disk, whatever ends the commit before that.
+        self.offsets: list[int] | None = None
+        self.error: BaseException | None = None
 
 
 class StreamFile:
     """The records of one stream in `path`; safe to use from several threads and processes."""
 
-    def __init__(self, path: Path, name: str, clock: Clock, timeout_s: float) -> None:
-        """`name` is for messages. Nothing is created before the first append; appends give up after `timeout_s`."""
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        clock: Clock,
+        timeout_s: float,
+        expected: Epoch | None = None,
+        strict: bool = False,
+    ) -> None:
+        """`name` is for messages. Appends give up after `timeout_s`.
+
+        `strict`: the file is there already, and is that of `expected`; otherwise the first append makes it.
+        """
         self.path = path
         self.name = name
+        self._expected = expected
+        self._strict = strict
+        self._names = (str(path), f"{path}-wal")  # for `stat`: made once, looked at with each commit
+        self._place = _read(expected.copy) if expected else None  # once known, no other file is ever written
+        self._wal_place: _Place | None = None  # of the write-ahead log, as long as the writer is open
+        self._state = (0, 0)  # its size and when it was last written, when it was last seen to be whole
+        # Invariant: what an open file was seen to hold up to; a file that ends earlier was replaced from within.
+        self._ends: dict[int, int] = {}
         self._clock = clock
         self._timeout_s = timeout_s
         self._waiting: deque[_Append] = deque()
@@ -68,25 +93,50 @@ class StreamFile:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry]) -> list[int]:
-        """Append all or nothing, in order; returns offsets after fsync. Raises LogUnavailable within the time limit."""
+        """Append all or nothing, in order; returns one offset per entry after fsync.
+
+        Raises within the time limit: LogCorrupt where the file is damaged, LogUnavailable for everything else.
+        """
         mine = _Append(entries)
         self._waiting.append(mine)
         try:
             with self._turn():
-                if not mine.settled:
-                    self._commit([self._waiting.popleft() for _ in range(len(self._waiting))])
-        except OSError as error:
+                if not mine.taken:
+                    self._commit(self._group())
+        except EaglerayError:
+            raise
+        except Exception as error:
             mine.error = error
         finally:
             with suppress(ValueError):  # still there if the turn never came
                 self._waiting.remove(mine)
-        if mine.error is not None:
-            raise LogUnavailable(f"{self.name}: append: {mine.error}") from mine.error
+        if mine.offsets is None or len(mine.offsets) != len(entries):
+            raise self._failure("append", mine.error) from mine.error
         return mine.offsets
+
+    def _group(self) -> list[_Append]:
+        """Everyone who waits now; they stop waiting."""
+        group: list[_Append] = []
+        while True:
+            try:  # an append that ran out of time leaves the queue meanwhile
+                one = self._waiting.popleft()
+            except IndexError:
+                return group
+            one.taken = True
+            group.append(one)
+
+    def _failure(self, doing: str, cause: BaseException | None) -> LogCorrupt | LogUnavailable:
+        """What the caller is told; the group's error may be another thread's, so each gets an exception of its own."""
+        if isinstance(cause, LogUnavailable):
+            return type(cause)(str(cause))
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        kind = LogCorrupt if isinstance(cause, LogCorrupt) or code in _CORRUPT else LogUnavailable
+        what = str(cause) or type(cause).__name__ if cause is not None else "the commit of its group did not end"
+        return kind(f"{self.name}: {doing}: {what}")
 
     def trim(self, partition: int, before_offset: int, older_than_us: int) -> int:
         """Delete records of `partition` below `before_offset` ingested before `older_than_us`; returns how many."""
-        if not self.path.exists():
+        if self._absent():
             return 0
         try:
             first, end = self.bounds(partition)
@@ -101,7 +151,7 @@ class StreamFile:
                     self._delete(partition, min(step + TRIM_STEP, cut))
             return cut - first
         except (sqlite3.Error, OSError) as error:
-            raise LogUnavailable(f"{self.name}: trim: {error}") from error
+            raise self._failure("trim", error) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -126,33 +176,62 @@ class StreamFile:
             self._write_mutex.release()
 
     def _commit(self, group: Sequence[_Append]) -> None:
-        """One transaction for all of them; they succeed or fail together."""
-        error: Exception | None = None
+        """One transaction for all of them; they succeed or fail together, whatever it is that ends it."""
         try:
-            self._insert(group)
-        except (sqlite3.Error, OSError, LogCorrupt) as failure:
+            offsets = self._insert(group)
+        except BaseException as failure:
+            for append in group:
+                append.error = failure
             self._drop_writer()
-            error = failure
-        for append in group:
-            append.settled, append.error = True, error
+            if not isinstance(failure, Exception):
+                raise  # the thread that commits is being ended; the others are told that they failed
+            return
+        for append, given in zip(group, offsets, strict=True):
+            append.offsets = given
 
-    def _insert(self, group: Sequence[_Append]) -> None:
+    def _insert(self, group: Sequence[_Append]) -> list[list[int]]:
+        """The offsets of each of `group`, all of it on disk."""
         writer = self._open_writer()
         writer.execute("BEGIN IMMEDIATE")
         now_us = self._clock.now_us()
         ends: dict[int, tuple[int, int]] = {}  # partition → next offset, its time of ingestion
-        for append in group:
-            append.offsets = []
+        offsets: list[list[int]] = [[] for _ in group]
+        for append, given in zip(group, offsets, strict=True):
             for entry in append.entries:
                 if entry.partition not in ends:
-                    offset, last_us = database.end(writer, entry.partition)
+                    offset, last_us = self._end(writer, entry.partition)
                     ends[entry.partition] = offset, max(now_us, last_us)
                 offset, ingested_at_us = ends[entry.partition]
                 database.insert(writer, offset, ingested_at_us, entry)
                 ends[entry.partition] = offset + 1, ingested_at_us
-                append.offsets.append(offset)
+                given.append(offset)
                 self._unwritten_back += len(entry.payload) + database.PAGE_BYTES
         writer.execute("COMMIT")
+        self._check_in_place()
+        self._ends.update((partition, end) for partition, (end, _) in ends.items())
+        return offsets
+
+    def _end(self, writer: sqlite3.Connection, partition: int) -> tuple[int, int]:
+        """(next offset, last ingestion time); raises LogMismatch where the file held more before."""
+        offset, last_us = database.end(writer, partition)
+        if offset < (seen := self._ends.get(partition, 0)):
+            raise LogMismatch(f"{self.path} ends at {offset} in partition {partition} and ended at {seen}: {_REPLACED}")
+        return offset, last_us
+
+    def carry(self, partition: int, records: Sequence[Record]) -> None:
+        """Append records of an earlier log, with their ingestion times; all of them are on disk when it returns."""
+        try:
+            with self._turn():
+                writer = self._open_writer()
+                writer.execute("BEGIN IMMEDIATE")
+                offset, last_us = self._end(writer, partition)
+                for at, record in enumerate(records, offset):
+                    last_us = max(last_us, record.ingested_at_us)
+                    entry = Entry(partition, record.kind, record.rows, record.payload)
+                    database.insert(writer, at, last_us, entry)
+                writer.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise self._failure("carry over", error) from error
 
     def _delete(self, partition: int, before: int) -> None:
         writer = self._open_writer()
@@ -160,15 +239,117 @@ class StreamFile:
         database.delete(writer, partition, before)
         writer.execute("COMMIT")
 
+    # -- whose file it is ------------------------------------------------------------------------------------------
+
+    def make(self, epoch: Epoch, bases: Mapping[int, int], ingested_at_us: int = 0) -> None:
+        """Make the file; `bases` are those of `epoch` by number. Raises LogUnavailable."""
+        try:
+            with self._turn():
+                database.create(self.path, epoch, bases, ingested_at_us)
+        except (sqlite3.Error, OSError) as error:
+            raise self._failure("make", error) from error
+
+    def epoch(self) -> Epoch | None:
+        """Whose file it is; None if there is none. A file from before files had names is given one."""
+        if self._absent():
+            return None
+        with self._reading() as reader:
+            found = database.identity(reader)
+        if found is None:
+            found = self._name()
+        return replace(found, copy=_written(self._place))
+
+    def _name(self) -> Epoch:
+        try:
+            with self._turn():
+                writer = self._open_writer()
+                found = database.identity(writer)  # another process may have been quicker
+                if found is None:
+                    found = Epoch(draw_identity())
+                    writer.execute("BEGIN IMMEDIATE")
+                    database.put_identity(writer, found)
+                    writer.execute("COMMIT")
+                return found
+        except (sqlite3.Error, OSError, LogCorrupt) as error:
+            raise self._failure("open", error) from error
+
+    def _absent(self) -> bool:
+        """Whether there is no file yet; raises LogMismatch where there should be one."""
+        if self._reader is not None or self.path.exists():
+            return False
+        if self._strict or self._place:
+            raise LogMismatch(f"{self.path} is gone: {_REPLACED}")
+        return True
+
     def _open_writer(self) -> sqlite3.Connection:
         if self._writer is None:
-            if not self.path.exists():
-                database.create(self.path)
+            if self._absent() or not self.path.exists():
+                self._make_or_refuse()
             self._enter()
-            self._writer = database.connect(self.path, self._timeout_s)
+            writer = database.connect(self.path, self._timeout_s)
+            try:
+                self._identify(writer)
+            except BaseException:
+                writer.close()
+                raise
+            self._writer = writer
         return self._writer
 
+    def _make_or_refuse(self) -> None:
+        if self._strict or self._place:
+            raise LogMismatch(f"{self.path} is gone: {_REPLACED}")
+        database.create(self.path, Epoch(draw_identity()), {}, 0)
+
+    def _identify(self, connection: sqlite3.Connection) -> None:
+        """Raises LogMismatch unless this is the file that is expected, and LogCorrupt where it is none."""
+        try:
+            found = database.identity(connection)
+        except LogCorrupt as error:
+            raise LogCorrupt(f"{self.path}: {error}") from error
+        if self._strict and self._expected is not None and (found is None or found.log != self._expected.log):
+            other = found.log if found else "without a name"
+            raise LogMismatch(f"{self.path} is another log ({other}, not {self._expected.log}): {_REPLACED}")
+        self._place = self._place or _place(self._names[0])[0]
+        self._check_in_place()
+
+    def _check_in_place(self) -> None:
+        """Raises LogMismatch unless the names on disk still lead to the files that are open, LogCorrupt if overwritten.
+
+        A file that was overwritten in place keeps its inode, and SQLite goes on from what it has in memory. Only
+        checkpoints write into the file: once its time or size changed, it is looked at with fresh eyes.
+        """
+        place, state = _place(self._names[0])
+        if place != self._place:
+            raise LogMismatch(f"{self.path} was replaced: {_REPLACED}")
+        if self._writer is not None:
+            found, _ = _place(self._names[1])
+            self._wal_place = self._wal_place or found
+            if found != self._wal_place:
+                raise LogMismatch(f"{self.path}-wal was removed: {_REPLACED}")
+        if state != self._state:
+            self._read_afresh()
+            self._state = state
+
+    def _read_afresh(self) -> None:
+        with closing(database.connect(self.path, BUSY_READ_S)) as fresh:
+            database.identity(fresh)
+            for partition in tuple(self._ends):
+                database.end(fresh, partition)
+
+    def look(self) -> None:
+        """Raises what keeps the file from being written or read, as far as a look at its beginning tells."""
+        if self._absent():
+            return
+        with self._reading() as reader:
+            database.identity(reader)
+            try:
+                self._check_in_place()
+            except LogCorrupt as error:
+                raise LogCorrupt(f"{self.path}: {error}") from error
+            self._read_afresh()
+
     def _drop_writer(self) -> None:
+        self._wal_place = None
         writer, self._writer = self._writer, None
         if writer is not None:
             with suppress(sqlite3.Error):
@@ -178,7 +359,7 @@ class StreamFile:
 
     def read(self, partition: int, offset: int, max_bytes: int) -> list[Record]:
         """Records of `partition` from `offset` on, at least one if there is one, then up to `max_bytes` of payload."""
-        if not self.path.exists():
+        if self._absent():
             return self._none_at(partition, offset, Bounds(0, 0))
         with self._reading() as reader:
             reader.execute("BEGIN")  # one snapshot, so that "no such record" and the bounds agree
@@ -199,10 +380,22 @@ class StreamFile:
 
     def bounds(self, partition: int) -> Bounds:
         """The offsets of `partition` held now; (0, 0) if never written."""
-        if not self.path.exists():
+        if self._absent():
             return Bounds(0, 0)
         with self._reading() as reader:
             return database.bounds(reader, partition)
+
+    def copy_to(self, target: Path) -> None:
+        """Copy all partitions as they are at one instant, while others append. Raises LogCorrupt, LogUnavailable."""
+        with self._reading() as reader:
+            copy_database(reader, target)
+
+    def newest_us(self, partition: int) -> int:
+        """When the newest record of `partition` was ingested; 0 before any."""
+        if self._absent():
+            return 0
+        with self._reading() as reader:
+            return database.end(reader, partition)[1]
 
     def _checked(self, row: database.Row, partition: int, expected: int) -> Record:
         if row[0] != database.key(partition, expected):
@@ -228,13 +421,17 @@ class StreamFile:
                     if self._in_use is None:
                         with self._turn():
                             self._enter()
-                    self._reader = database.connect(self.path, BUSY_READ_S)
+                    reader = database.connect(self.path, BUSY_READ_S)
+                    try:
+                        self._identify(reader)
+                    except BaseException:
+                        reader.close()
+                        raise
+                    self._reader = reader
                 yield self._reader
             except (sqlite3.Error, OSError) as error:
                 self._drop_reader()
-                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-                kind = LogCorrupt if code in _CORRUPT else LogUnavailable
-                raise kind(f"{self.name}: read: {error}") from error
+                raise self._failure("read", error) from error
 
     def _drop_reader(self) -> None:
         reader, self._reader = self._reader, None
@@ -251,12 +448,9 @@ class StreamFile:
             return
         fd = os.open(self.path.with_suffix(".open"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(fd):  # else others have it open, and the first of them has looked
                 check_wal(Path(f"{self.path}-wal"))
-            except BlockingIOError:
-                pass  # others have it open, and the first of them has looked
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            lock(fd, shared=True)
         except BaseException:
             os.close(fd)
             raise
@@ -301,3 +495,25 @@ class StreamFile:
             if self._file_lock is not None:
                 self._file_lock.close()
                 self._file_lock = None
+
+
+_Place = tuple[int, int]  # device and inode
+
+
+def _place(name: str) -> tuple[_Place | None, tuple[int, int]]:
+    """What tells a file from another of the same name (None where there is none), and its size and last writing."""
+    try:
+        found = os.stat(name)
+    except FileNotFoundError:
+        return None, (0, 0)
+    return (found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns)
+
+
+def _written(place: _Place | None) -> str:
+    """As an epoch's `copy`."""
+    return f"{place[0]}:{place[1]}" if place else ""
+
+
+def _read(copy: str) -> _Place | None:
+    device, _, inode = copy.partition(":")
+    return (int(device), int(inode)) if inode else None

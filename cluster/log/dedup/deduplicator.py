@@ -8,16 +8,16 @@ the sequence of (id, ingestion time), never on batching, spilling, merging or re
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.cluster.log.dedup.hash_table import I64, NEVER, ROW_BYTES, Ids, IdTable, Mask
+from eagleray.cluster.log.dedup.hash_table import I64, ROW_BYTES, UNSEEN, Ids, IdTable, Mask
 from eagleray.cluster.log.dedup.journal import IdJournal, read_journal
 from eagleray.cluster.log.dedup.run import RunInvalid
 from eagleray.cluster.log.dedup.run_set import IdRuns
 from eagleray.cluster.log.dedup.store import IdStore, Manifest
+from eagleray.cluster.state.protocol import Fenced, Place
 
 MEMORY_BYTES_MAX = 64 << 20
 _REPLAY_ROWS = 1 << 15
@@ -28,15 +28,16 @@ class Deduplicator:
 
     def __init__(self, horizon_us: int, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
         """Remember nothing yet. `memory_bytes_max` bounds table, filters and indexes; one batch may exceed it."""
+        self.log = ""  # identity of the log whose ids these are: saved ids of another one do not count
         self._horizon_us = horizon_us
         rows_max = 1 << max(10, (memory_bytes_max // 2 // ROW_BYTES).bit_length() - 1)
         self._table = IdTable(rows_max)
         self._store = IdStore.private()
         self._runs = IdRuns(self._store, memory_bytes_max - rows_max * ROW_BYTES)
         self._journal: IdJournal | None = None  # the table's first rows, for a restore
-        self._complete = 0  # offset below which everything is on disk in a shared directory
+        self._complete = 0  # offset below which everything is on disk in a place
         self._floor = 0  # offset below which restoring is not exact any more
-        self._lost = False  # another one owns the directory
+        self._lost = False  # another one owns the place
 
     @property
     def memory_bytes(self) -> int:
@@ -64,14 +65,14 @@ class Deduplicator:
             fresh[where] = self._admit(Ids(hi, lo, times, offsets))
         return fresh
 
-    def save(self, directory: Path, upto_offset: int) -> None:
+    def save(self, place: Place, upto_offset: int) -> None:
         """Write what is not yet saved of records below `upto_offset`, and drop what a restore from there cannot need.
 
         Raises OSError; then nothing is lost, and the next call writes it. Without effect once another one has taken
-        over `directory`.
+        over `place`.
         """
-        if self._store.directory != directory:
-            self._move(directory)
+        if not self._store.owned:
+            self._move(place)
         if self._lost or upto_offset <= self._complete:
             return
         self._save_rows(upto_offset)
@@ -80,24 +81,25 @@ class Deduplicator:
             self._floor = upto_offset
         self._publish()
 
-    def restore(self, directory: Path, upto_offset: int) -> int:
-        """Take over `directory` with the ids of records below `upto_offset`, forgetting everything else.
+    def restore(self, place: Place, upto_offset: int) -> int:
+        """Take over `place` with the ids of records below `upto_offset`, forgetting everything else.
 
         Returns the offset up to which the ids are complete, at most `upto_offset`; the caller feeds the records from
         there on. 0: nothing usable was there. Raises OSError.
         """
-        self._forget(IdStore.take_over(directory))
+        self._forget(IdStore.take_over(place))
         manifest = self._store.manifest
-        assert manifest is not None
-        if manifest.floor <= upto_offset:
+        fits = manifest.log == self.log and manifest.horizon_us >= self._horizon_us
+        if fits and manifest.floor <= upto_offset:
             try:
                 self._load(manifest, min(manifest.complete, upto_offset))
-            except (RunInvalid, FileNotFoundError):  # only a cache: the caller reads the log instead
+            except (RunInvalid, FileNotFoundError):  # only a cache: the caller reads tables and log instead
                 self._runs.clear()
                 self._table.clear()
         self._save_rows(self._complete)
         self._publish()
-        self._store.sweep()
+        with suppress(Fenced):  # found out by the next save
+            self._store.sweep()
         return self._complete
 
     def close(self) -> None:
@@ -113,8 +115,8 @@ class Deduplicator:
         return self._table.admit(batch, slot, candidates, self._horizon_us)
 
     def _stored(self, batch: Ids, row: I64) -> I64:
-        """When each id was last stored; NEVER if it was not, or longer ago than matters."""
-        stored = np.full(len(row), NEVER, np.int64)
+        """When each id was last stored; UNSEEN if it was not, or longer ago than matters."""
+        stored = np.full(len(row), UNSEEN, np.int64)
         known = row >= 0
         stored[known] = self._table.ids.time[row[known]]
         if self._runs.runs:
@@ -129,7 +131,7 @@ class Deduplicator:
         self._runs.add(self._table.sorted())
         self._table.clear()
         self._drop_journal()
-        if self._store.manifest is None:
+        if not self._store.owned:
             self._runs.expire(newest_us - self._horizon_us)
         with suppress(OSError):  # the last manifest still holds, and so do its files
             self._publish()
@@ -138,7 +140,8 @@ class Deduplicator:
         """Take the ids of records under `below` from the store; raises RunInvalid, OSError."""
         self._runs.load(manifest.runs, below)
         if manifest.journal is not None:
-            ids = read_journal(self._store.directory, manifest.journal)
+            mark = manifest.journal
+            ids = read_journal(self._store.fetch(mark.name, mark.size), mark)
             ids = ids.take(slice(0, int(np.searchsorted(ids.offset, below))))
             for start in range(0, len(ids.hi), _REPLAY_ROWS):
                 self._admit(ids.take(slice(start, start + _REPLAY_ROWS)))  # all of them are fresh, as they were
@@ -158,22 +161,23 @@ class Deduplicator:
             self._journal = None
 
     def _time_before(self, offset: int) -> int:
-        """An ingestion time that records from `offset` on are not below; NEVER if unknown."""
+        """An ingestion time that records from `offset` on are not below; UNSEEN if unknown."""
         ids = self._table.ids
         row = int(np.searchsorted(ids.offset, offset))
         return int(ids.time[row - 1]) if row else self._runs.last_us(offset)
 
     def _publish(self) -> None:
-        if not self._store.publish(self._complete, self._floor, self._runs.runs, self._journal):
+        manifest = Manifest(self.log, self._horizon_us, self._complete, self._floor)
+        if not self._store.publish(manifest, self._runs.runs, self._journal):
             self._lost = True  # its files belong to the new owner now; ours stay readable as long as they are open
             self._store = self._runs.store = IdStore.private()
             self._journal = None
 
-    def _move(self, directory: Path) -> None:
-        """Adopt `directory` without a restore, dropping what it holds."""
-        if self._lost or self._store.manifest is not None:
-            return  # a directory is given once
-        store = IdStore.take_over(directory)
+    def _move(self, place: Place) -> None:
+        """Adopt `place` without a restore, dropping what it holds."""
+        if self._lost:
+            return  # a place is given once
+        store = IdStore.take_over(place)
         self._runs.move(store)
         self._store = store
 

@@ -16,7 +16,7 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-NEVER = -(1 << 62)
+UNSEEN = -(1 << 62)
 """A time before all others: of ids that are not there."""
 
 ROW_BYTES = 48  # 32 in the columns and 16 in the index

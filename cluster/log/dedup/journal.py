@@ -29,6 +29,11 @@ class JournalMark:
     rows: int
     checksum: int
 
+    @property
+    def size(self) -> int:
+        """Bytes that are valid."""
+        return self.rows * _ROW_BYTES
+
 
 class IdJournal:
     """A journal being written."""
@@ -47,7 +52,7 @@ class IdJournal:
         return JournalMark(self.path.name, self.rows, self._digest.intdigest())
 
     def append(self, ids: Ids) -> None:
-        """Write more rows; raises OSError, and then the next call writes to the same place."""
+        """Write more rows, durably; raises OSError, and then the next call writes to the same place."""
         digest, rows = self._digest.copy(), self.rows
         for start in range(0, len(ids.hi), _PART_ROWS):
             part = ids.take(slice(start, start + _PART_ROWS))
@@ -56,6 +61,7 @@ class IdJournal:
             if os.pwrite(self._fd, data, rows * _ROW_BYTES) != len(data):
                 raise OSError(f"{self.path}: written in part")
             rows += len(part.hi)
+        os.fdatasync(self._fd)
         self._digest, self.rows = digest, rows
 
     def close(self) -> None:
@@ -63,12 +69,12 @@ class IdJournal:
         self._close()
 
 
-def read_journal(directory: Path, mark: JournalMark) -> Ids:
-    """The valid rows; raises RunInvalid, OSError."""
-    with (directory / mark.name).open("rb") as file:
+def read_journal(path: Path, mark: JournalMark) -> Ids:
+    """The valid rows of the file at `path`; raises RunInvalid, OSError."""
+    with path.open("rb") as file:
         data = file.read(mark.rows * _ROW_BYTES)
     if len(data) != mark.rows * _ROW_BYTES or xxhash.xxh3_64_intdigest(data) != mark.checksum:
-        raise RunInvalid(f"{directory / mark.name}: cut short or altered")
+        raise RunInvalid(f"{path}: cut short or altered")
     rows = np.frombuffer(data, np.uint64).reshape(-1, 4)
     hi, lo, time, offset = (np.ascontiguousarray(rows[:, column]) for column in range(4))
     return Ids(hi, lo, time.view(np.int64), offset.view(np.int64))

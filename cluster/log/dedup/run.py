@@ -1,8 +1,7 @@
 """Deduplication ids on disk: immutable files sorted by id, with a filter and an index in memory. Used by `dedup`.
 
 A run is a header and blocks of 64 ids. A lookup reads a block only if the filter (a blocked Bloom filter) lets the id
-pass; which block follows from the first id of each. Whole files are checksummed and checked when opened. Files are not
-synced: they are a cache of the log, and one that was torn by a power cut is found out by its checksum.
+XX
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from eagleray.cluster.log.dedup.hash_table import I64, NEVER, U64, Ids
+from eagleray.cluster.log.dedup.hash_table import I64, U64, UNSEEN, Ids
 
 BLOCK_ROWS = 64
 _BLOCK = np.dtype([("hi", "<u8", 64), ("lo", "<u8", 64), ("time", "<i8", 64), ("offset", "<i8", 64)])
@@ -111,6 +110,11 @@ class IdRun:
         return self._lookup.words.nbytes + self._lookup.fence.nbytes
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._fd).st_size
+
+    @property
     def can_fold(self) -> bool:
         """Whether the filter has at least two bits per id to give."""
         return bool(self._lookup.words.nbytes * 4 > self.rows and self._lookup.shift < 63)
@@ -139,7 +143,7 @@ class IdRun:
                 same = (blocks["hi"] == hi[rows, None]) & (blocks["lo"] == lo[rows, None])
                 hit = np.flatnonzero(same.any(axis=1))
                 if len(hit):
-                    found = np.where(same[hit], blocks["time"][hit], NEVER).max(axis=1)
+                    found = np.where(same[hit], blocks["time"][hit], UNSEEN).max(axis=1)
                     times[rows[hit]] = np.maximum(times[rows[hit]], found)
                 block += 1
                 more = np.flatnonzero(block < self._blocks)
@@ -257,6 +261,7 @@ def _write(path: Path, rows: int, parts: Iterable[Ids]) -> IdRun:
             digest.update(raw)
             file.seek(0)
             file.write(raw + digest.intdigest().to_bytes(8, "little"))
+        os.fsync(fd)
         making.rename(path)
     except BaseException:
         os.close(fd)
@@ -283,7 +288,7 @@ def _put(file: BinaryIO, digest: xxhash.xxh3_64, lookup: _Lookup, ids: Ids) -> N
 def _padded(ids: Ids) -> Ids:
     missing = -len(ids.hi) % BLOCK_ROWS
     top = np.full(missing, np.iinfo(np.uint64).max, np.uint64)
-    never = np.full(missing, NEVER, np.int64)
+    never = np.full(missing, UNSEEN, np.int64)
     return _concatenate([ids, Ids(top, top, never, never)])
 
 

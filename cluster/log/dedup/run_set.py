@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eagleray.cluster.log.dedup.hash_table import I64, NEVER, U64, Ids
+from eagleray.cluster.log.dedup.hash_table import I64, U64, UNSEEN, Ids
 from eagleray.cluster.log.dedup.run import IdRun, Stopped, filter_mask, merge_runs, open_run, write_run
 from eagleray.cluster.log.dedup.store import IdStore
 
@@ -36,8 +36,8 @@ class IdRuns:
         return sum(run.memory_bytes for run in self.runs)
 
     def newest(self, hi: U64, lo: U64, since_us: int) -> I64:
-        """When each id was last stored; NEVER if it was not. Runs that end at or before `since_us` are not asked."""
-        times = np.full(len(hi), NEVER, np.int64)
+        """When each id was last stored; UNSEEN if it was not. Runs that end at or before `since_us` are not asked."""
+        times = np.full(len(hi), UNSEEN, np.int64)
         mask = filter_mask(lo)
         for run in self.runs:
             if run.last_us > since_us:
@@ -56,7 +56,7 @@ class IdRuns:
     def load(self, names: Sequence[str], below: int) -> None:
         """Open runs of the store, without ids of records from `below` on; raises RunInvalid, OSError."""
         for name in names:
-            run = open_run(self.store.directory / name)
+            run = open_run(self.store.fetch(name))
             self.runs.append(run)  # so that `clear` closes it, whatever happens
             if run.end > below:
                 kept = merge_runs(self.store.path(run.first, below), [run], below) if run.first < below else None
@@ -74,8 +74,8 @@ class IdRuns:
         return bool(old)
 
     def last_us(self, offset: int) -> int:
-        """The last time in runs that end at or before `offset`; NEVER if there is none."""
-        return max((run.last_us for run in self.runs if run.end <= offset), default=NEVER)
+        """The last time in runs that end at or before `offset`; UNSEEN if there is none."""
+        return max((run.last_us for run in self.runs if run.end <= offset), default=UNSEEN)
 
     def move(self, store: IdStore) -> None:
         """Move all files to another store; raises OSError."""
