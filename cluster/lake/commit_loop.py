@@ -8,7 +8,6 @@ tells. pyiceberg's own retries are off.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,12 +17,20 @@ from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
 
+from eagleray.cluster.backoff import backoff_s
 from eagleray.cluster.errors import CommitFailed, CommitUnknown
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 6
 BACKOFF_S = 0.05  # doubled with every attempt: about 3 s in all, then the caller's next round takes over
+OVERTAKEN_MAX = 60
+"""Attempts of what replaces files, for it has no next round that is cheap: a compaction has written gigabytes by then.
+
+Beside a stream that commits as often as an attempt takes, one in several gets through, and a pause is PAUSE_MAX_S at
+most: a minute's patience, and each refusal shows that somebody else went on.
+"""
+PAUSE_MAX_S = 1.0
 T = TypeVar("T")
 
 
@@ -47,20 +54,28 @@ class OneShot(Transaction):
         self._requirements += requirements
 
 
-def settle(load: Callable[[], Table], look: Callable[[Table], T | None], act: Callable[[Table], T]) -> T:
+def settle(
+    load: Callable[[], Table],
+    look: Callable[[Table], T | None],
+    act: Callable[[Table], T],
+    overtaken_max: int = ATTEMPTS_MAX,
+) -> T:
     """What `look` finds done, or what `act` returns; `load` reads the table fresh from the catalog for each attempt.
 
     CommitFailed that either raises comes through: acting again would be wrong. Raises CommitFailed where others kept
-    overtaking, CommitUnknown where the outcome could not be read back.
+    overtaking, `overtaken_max` times, CommitUnknown where the outcome could not be read back.
     """
     cause: Exception | None = None
-    for attempt in range(ATTEMPTS_MAX):
+    attempt = unanswered = 0
+    while attempt < overtaken_max and unanswered < ATTEMPTS_MAX:
         _pause(attempt)
+        attempt += 1
         # 1. look where the table stands
         try:
             table = load()
         except Exception as error:
             cause = error
+            unanswered += 1
             continue
         done = look(table)
         if done is not None:
@@ -72,12 +87,13 @@ def settle(load: Callable[[], Table], look: Callable[[Table], T | None], act: Ca
             raise
         except Exception as error:  # refused, or unknown: 1. tells
             cause = error
+            unanswered += not isinstance(error, CommitFailedException)
             logger.warning("commit to %s: %s: %s", ".".join(table.name()), type(error).__name__, error)
     if isinstance(cause, CommitFailedException):
-        raise CommitFailed(f"overtaken {ATTEMPTS_MAX} times: {cause}")
-    raise CommitUnknown(f"not confirmed after {ATTEMPTS_MAX} attempts: {type(cause).__name__}: {cause}") from cause
+        raise CommitFailed(f"overtaken {attempt} times: {cause}")
+    raise CommitUnknown(f"not confirmed after {attempt} attempts: {type(cause).__name__}: {cause}") from cause
 
 
 def _pause(attempt: int) -> None:
     if attempt:
-        time.sleep(BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+        time.sleep(backoff_s(BACKOFF_S, attempt, most_s=PAUSE_MAX_S))

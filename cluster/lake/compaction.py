@@ -102,8 +102,8 @@ def _rewrite(lake: Lake, table: str, plans: Mapping[str, ScanPlan], files: Seque
 def _rows(plans: Iterable[ScanPlan], schema: pa.Schema) -> Iterator[pa.Table | pa.RecordBatch]:
     """The rows of each plan's file: straight from Parquet where the file has the columns of now."""
     for own in plans:
-        if own.local:
-            with pq.ParquetFile(own.files[0]) as parquet:
+        if own.plain:
+            with own.stream(own.files[0]) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
                 if parquet.schema_arrow.equals(schema, check_metadata=True):
                     for group in range(parquet.num_row_groups):
                         yield parquet.read_row_group(group, use_threads=False)

@@ -2,6 +2,8 @@
 
 pyiceberg writes without fsync, while the catalog's database syncs each commit. A power cut could then leave a catalog
 that names files which are not there, after the log behind them was trimmed. Object stores need none of this.
+
+A data file's name ends in the checksum of its content (`seal`), so that `scrub` finds any bit that changed in it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+import xxhash
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
 from eagleray.cluster.durable import sync_directory
@@ -18,37 +21,58 @@ IMPLEMENTATION = "eagleray.cluster.lake.durable_io.DurableFileIO"
 """For pyiceberg's property `py-io-impl`."""
 
 
-class _SyncedFile:
+class SyncedFile:
     """A binary file for writing; `close` returns when it is on disk. Duck-typed as pyiceberg's OutputStream."""
 
     def __init__(self, path: Path) -> None:
+        """Open `path`, and make its directories."""
         self._made = _ensure_directory(path.parent)
         self._path = path
+        self._digest = xxhash.xxh3_64()
         self._file: BinaryIO = path.open("wb", buffering=1 << 20)
 
     def write(self, data: bytes) -> int:
+        """Append; returns how many bytes."""
+        self._digest.update(data)
         return self._file.write(data)
 
     def tell(self) -> int:
+        """Bytes so far."""
         return self._file.tell()
 
     def flush(self) -> None:
+        """Hand what is buffered to the operating system."""
         self._file.flush()
 
     @property
     def closed(self) -> bool:
+        """Whether it was closed or sealed."""
         return self._file.closed
 
+    def seal(self) -> str:
+        """Close the file under a name that ends in the checksum of what was written; returns the name."""
+        name = f"{self._path.stem}-{self._digest.hexdigest()}{self._path.suffix}"
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._path = self._path.rename(self._path.with_name(name))
+        self._sync_directories()
+        return name
+
     def close(self) -> None:
+        """Return when the file and its name are on disk."""
         if self._file.closed:
             return
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        self._sync_directories()
+
+    def _sync_directories(self) -> None:
         for directory in (self._path.parent, *self._made):
             sync_directory(directory)
 
-    def __enter__(self) -> _SyncedFile:
+    def __enter__(self) -> SyncedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,11 +82,11 @@ class _SyncedFile:
 class _DurableFile(PyArrowFile):
     """A local file whose `create` returns a synced stream."""
 
-    def create(self, overwrite: bool = False) -> _SyncedFile:
+    def create(self, overwrite: bool = False) -> SyncedFile:
         """Open for writing; raises FileExistsError unless `overwrite`."""
         if not overwrite and self.exists():
             raise FileExistsError(f"Cannot create file, already exists: {self.location}")
-        return _SyncedFile(Path(self._path))
+        return SyncedFile(Path(self._path))
 
 
 class DurableFileIO(PyArrowFileIO):

@@ -13,6 +13,7 @@ from pyiceberg.expressions import (
     GreaterThan,
     GreaterThanOrEqual,
     In,
+    IsNaN,
     IsNull,
     LessThan,
     LessThanOrEqual,
@@ -37,11 +38,15 @@ _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
 _RANGED = (IntegerType, LongType, StringType, DateType, TimestampType, TimestamptzType)
 _NULL: Mapping[bool, Callable[..., BooleanExpression]] = {False: IsNull, True: NotNull}
 _IN: Callable[..., BooleanExpression] = In
+_IS_NAN: Callable[..., BooleanExpression] = IsNaN
 
 
 def expression(predicate: p.Predicate) -> BooleanExpression:
     """What holds exactly where `predicate` does."""
     match predicate:
+        case p.Compare(column, ">" | ">=" as op, value) if isinstance(value, float):
+            # NaN is greater than every number, and no bound of a file says whether it is there.
+            return Or(_COMPARE[op](Reference(column), value), _IS_NAN(Reference(column)))
         case p.Compare(column, op, value):
             return _COMPARE[op](Reference(column), value)
         case p.IsNull(column, negated):

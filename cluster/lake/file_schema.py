@@ -12,7 +12,7 @@ from pyiceberg.schema import Schema, make_compatible_name
 
 
 def file_schema(schema: Schema) -> pa.Schema:
-    """The Arrow schema of a file, with field ids; `schema` has file-safe names already (`sanitize_column_names`)."""
+    """The Arrow schema of a table, with field ids; of a file, where names are safe there (`sanitize_column_names`)."""
     return pa.schema([narrow(field) for field in schema_to_pyarrow(schema, include_field_ids=True)])
 
 

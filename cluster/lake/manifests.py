@@ -16,6 +16,7 @@ from pyiceberg.manifest import ManifestContent, ManifestFile
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Transaction
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _FastAppendFiles, _ManifestMergeManager
 from pyiceberg.types import PrimitiveType
@@ -60,6 +61,13 @@ def tiers(manifests: Iterable[ManifestFile]) -> tuple[dict[Tier, list[ManifestFi
 def live_files(manifest: ManifestFile) -> int:
     """How many files of the manifest belong to the table."""
     return (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+
+
+def schema_for(metadata: TableMetadata, spec: PartitionSpec) -> Schema:
+    """The newest columns that have all that `spec` partitions by: one of them may have another type since."""
+    sources = {field.source_id for field in spec.fields}
+    newest = sorted(metadata.schemas, key=lambda schema: schema.schema_id, reverse=True)
+    return next((s for s in (metadata.schema(), *newest) if sources <= s.field_ids), metadata.schema())
 
 
 def may_hold(manifest: ManifestFile, spec: PartitionSpec, schema: Schema, keys: Collection[Any]) -> bool:

@@ -1,8 +1,10 @@
 """Finds and deletes files below a table that nothing refers to: what killed writers and failed commits left behind.
 
 A file goes only if it is older than the grace and the table was committed to since it was written: a writer whose
-commits are held up for days still has its files. The order matters: first the files are listed, then the table is read,
-so that what is committed in between counts as referred to.
+commits are held up for days still has its files. The order matters: first the files are listed, then the table is
+read, so that what is committed in between counts as referred to. Before anything is deleted, the table gets a new
+snapshot and all is looked at again: a commit that was under way is refused, looks at its files again, and finds them
+too old (`staged_files`, rule 3).
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileType
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
 from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.referred import referred
+from eagleray.cluster.lake.replace import Change
+from eagleray.cluster.lake.staged_files import written_us
 
 logger = logging.getLogger(__name__)
 
@@ -27,59 +32,49 @@ class Found:
     path: str
     bytes: int
     written_us: int
+    location: str  # as the table's own access takes it
 
 
 def remove_orphans(lake: Lake, table: str, grace_us: int, now_us: int, *, dry_run: bool = False) -> list[Found]:
     """Delete the orphans of `table` that are older than `grace_us`; returns them. `dry_run`: delete nothing."""
-    # 1. list  2. read what is referred to
     loaded = lake.load(table)
-    system, root = _place(loaded)
-    listed = list(_listed(system, root))
-    loaded = lake.load(table)
-    used = {_path(location) for location in _referred(loaded)}
     committed_us = 1000 * max((s.timestamp_ms for s in loaded.metadata.snapshots), default=0)
-    orphans = [
-        file for file in listed if file.path not in used and file.written_us < min(now_us - grace_us, committed_us)
-    ]
-    # 3. delete
-    for file in orphans if not dry_run else ():
+    before_us = min(now_us - grace_us, committed_us)
+    # 1. list  2. read what is referred to
+    orphans = _unreferred(lake, table, before_us)
+    if dry_run or not orphans:
+        return orphans
+    # 3. whoever is about to commit looks again  4. look again
+    lake.replace(table, Change(compaction=True))
+    orphans = _unreferred(lake, table, before_us)
+    # 5. delete
+    for file in orphans:
         try:
-            system.delete_file(file.path)
+            loaded.io.delete(file.location)
         except OSError as error:
             logger.warning("%s stays behind: %s", file.path, error)
     return orphans
 
 
-def _place(table: Table) -> tuple[FileSystem, str]:
-    scheme, netloc, path = PyArrowFileIO.parse_location(table.location())
-    assert isinstance(table.io, PyArrowFileIO)
-    return table.io.fs_by_scheme(scheme, netloc), path
+def _unreferred(lake: Lake, table: str, before_us: int) -> list[Found]:
+    """The files that were written before `before_us` and that no metadata names."""
+    listed = list(_listed(lake.load(table)))
+    used = {_path(location) for location in referred(lake.load(table))}
+    return [file for file in listed if file.path not in used and file.written_us < before_us]
 
 
-def _listed(system: FileSystem, root: str) -> Iterator[Found]:
+def _listed(table: Table) -> Iterator[Found]:
+    if not isinstance(table.io, PyArrowFileIO):  # `s3_file_io`
+        bucket = table.location().partition("://")[2].partition("/")[0]
+        for one in table.io.store.listed(f"{table.location().rstrip('/')}/"):  # type: ignore[attr-defined]
+            yield Found(f"{bucket}/{one.key}", one.bytes, one.written_us, f"s3://{bucket}/{one.key}")
+        return
+    scheme, netloc, root = PyArrowFileIO.parse_location(table.location())
+    system = table.io.fs_by_scheme(scheme, netloc)
+    start = "" if scheme == "file" else f"{scheme}://"
     for info in system.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
         if info.type == FileType.File and info.mtime is not None:
-            yield Found(info.path, info.size, round(info.mtime.timestamp() * 1_000_000))
-
-
-def _referred(table: Table) -> Iterator[str]:
-    """Every file that the table's metadata names, also data files that kept snapshots removed: those expiry deletes."""
-    metadata = table.metadata
-    yield table.metadata_location
-    for entry in metadata.metadata_log:
-        yield entry.metadata_file
-    for statistics in (*metadata.statistics, *metadata.partition_statistics):
-        yield statistics.statistics_path
-    seen: set[str] = set()
-    for snapshot in metadata.snapshots:
-        yield snapshot.manifest_list
-        for manifest in snapshot.manifests(table.io):
-            if manifest.manifest_path in seen:
-                continue
-            seen.add(manifest.manifest_path)
-            yield manifest.manifest_path
-            for data in manifest.fetch_manifest_entry(table.io, discard_deleted=False):
-                yield data.data_file.file_path
+            yield Found(info.path, info.size, written_us(info), f"{start}{info.path}")
 
 
 def _path(location: str) -> str:

@@ -17,6 +17,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.typedef import Record
 
 from eagleray.cluster.lake.parquet_files import FileWriter, OpenFile
+from eagleray.cluster.lake.staged_files import Renewal
 
 STAGE_BYTES = 16 << 20  # rows that are split into partitions at once
 SORT_BYTES = 128 << 20  # waiting rows, of all partitions, as Arrow data
@@ -33,9 +34,10 @@ def values(partition: Record) -> Key:
 class FileStream:
     """Takes rows, gives files: `with lake.stream(table) as out: out.write(rows); files = out.finish()`."""
 
-    def __init__(self, writer: FileWriter, sort_bytes: int = SORT_BYTES, partition: Record | None = None) -> None:
+    def __init__(self, writer: FileWriter, sort_bytes: int, partition: Record | None, renewal: Renewal) -> None:
         """At most about twice `sort_bytes` of memory is used. `partition`: all rows are of this one."""
         self._writer = writer
+        self._renewal = renewal
         self._sort_bytes = sort_bytes
         self._key = None if partition is None else values(partition)
         self._stage: list[pa.Table] = []
@@ -44,6 +46,7 @@ class FileStream:
         self._sizes: dict[Key, int] = {}
         self._open: dict[Key, OpenFile] = {}  # least recently written first
         self._files: list[DataFile] = []
+        self._measured = True  # once NaN came in the middle of a file no further file is cut short by it
         self.rows = 0
 
     @property
@@ -68,6 +71,7 @@ class FileStream:
         shaped = self._writer.shape(table)
         self.rows += table.num_rows
         if self._key is not None:
+            self._renewal.keep(self._locations())
             self._wait(self._key, shaped)
             return
         self._stage.append(shaped)
@@ -91,6 +95,7 @@ class FileStream:
         return self._files
 
     def _distribute(self) -> None:
+        self._renewal.keep(self._locations())
         if not self._stage:
             return
         rows = pa.concat_tables(self._stage)
@@ -109,7 +114,10 @@ class FileStream:
         del self._sizes[key]
         for part in self._writer.split(rows):
             for group in self._writer.groups(part):
-                file = self._open.pop(key, None) or self._writer.open(part.key)
+                if key in self._open and not self._open[key].takes(group):
+                    self._measured = False
+                    self._close(key)
+                file = self._open.pop(key, None) or self._writer.open(part.key, self._measured)
                 self._open[key] = file
                 file.write(group)
                 if file.size >= self._writer.file_bytes_max:
@@ -121,12 +129,15 @@ class FileStream:
         self._files.append(self._open[key].close())
         del self._open[key]
 
+    def _locations(self) -> list[str]:
+        return [*(file.location for file in self._open.values()), *(file.file_path for file in self._files)]
+
     def _discard(self) -> None:
         io = self._writer.table.io
         for file in self._open.values():
             with suppress(OSError, ValueError):
                 file.abandon()
-        for location in [*(file.location for file in self._open.values()), *(file.file_path for file in self._files)]:
+        for location in self._locations():
             with suppress(OSError):
                 io.delete(location)
         self._open.clear()

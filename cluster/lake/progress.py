@@ -1,7 +1,7 @@
 """How far a table is, kept in the table itself: the property `eagleray.progress`, set together with the data it covers.
 
 Pure functions over text and maps. The keys are those of `actors.messages.Progress`: `p<n>` → offset of the first record
-that is not covered; `closed` → closing time of the last closed windows.
+that is not covered; `closed` → closing time of the last closed windows; `w<n>` (`late` alone) → the watermark there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import Mapping
 PROPERTY = "eagleray.progress"
 """Table property and snapshot summary key. The property survives the expiry of snapshots and compaction."""
 
+MARKS = "eagleray.marks"
+"""Table property: by partition, the mark (`log.lineage.mark`) of the last record that the progress covers."""
+
 NEVER = -(2**62)
 """`closed` of a table whose windows were never closed."""
 
@@ -19,9 +22,14 @@ CLOSED = "closed"
 """The progress key of a window's table."""
 
 
-def decode(properties: Mapping[str, str]) -> dict[str, int]:
-    """The progress in a table's properties; empty before the first commit."""
-    return dict(json.loads(properties.get(PROPERTY, "{}")))
+def watermark_key(partition: int) -> str:
+    """The key in `late`: the partition's watermark after the records below its `p<n>`."""
+    return f"w{partition}"
+
+
+def decode(properties: Mapping[str, str], key: str = PROPERTY) -> dict[str, int]:
+    """The progress (or the marks) in a table's properties; empty before the first commit."""
+    return dict(json.loads(properties.get(key, "{}")))
 
 
 def encode(progress: Mapping[str, int]) -> str:
@@ -30,8 +38,8 @@ def encode(progress: Mapping[str, int]) -> str:
 
 
 def standing(progress: Mapping[str, int], keys: Mapping[str, int]) -> dict[str, int]:
-    """Where the table stands on `keys`; what was never committed stands at 0 (`closed`: at NEVER)."""
-    return {key: progress.get(key, NEVER if key == CLOSED else 0) for key in keys}
+    """Where the table stands on `keys`; what was never committed stands at 0 (`closed`, watermarks: at NEVER)."""
+    return {key: progress.get(key, 0 if key.startswith("p") else NEVER) for key in keys}
 
 
 def check_step(begins: Mapping[str, int], ends: Mapping[str, int]) -> None:

@@ -19,21 +19,29 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update import (
     AssertRefSnapshotId,
     RemoveSnapshotRefUpdate,
+    SetCurrentSchemaUpdate,
     SetPropertiesUpdate,
     SetSnapshotRefUpdate,
+    TableRequirement,
     TableUpdate,
 )
 
+from eagleray.cluster.clock import Clock
 from eagleray.cluster.errors import CommitFailed
-from eagleray.cluster.lake.commit_loop import OneShot, settle
+from eagleray.cluster.lake.alteration import Retyping, altered, check_columns
+from eagleray.cluster.lake.commit_loop import OVERTAKEN_MAX, OneShot, settle
 from eagleray.cluster.lake.progress import PROPERTY
 from eagleray.cluster.lake.rewrite import Rewrite
+from eagleray.cluster.lake.staged_files import check_staged
 
 LakeFile = DataFile
 """A data file with its partition and statistics, for those who may not import pyiceberg."""
 
 MARK = "eagleray.commit"
 """Key in the summary of a snapshot: drawn for one change, whatever number of attempts it takes."""
+
+RETYPED = "eagleray.retyped"
+"""Key in the summary of a snapshot whose columns have other types than the table had."""
 
 BRANCH_AGE_MS = 86_400_000  # expiry drops a branch a day after its last commit: whoever staged there was killed
 
@@ -44,6 +52,8 @@ class Change:
 
     `exclusive`: refused if rows of the table changed since the snapshot `base`; compactions do not matter.
     `compaction`: the rows are the same before and after. `branch`: stage there, from main's head; main stays.
+    `retyping`: the columns of `added`, and the table's from then on, or from when the branch becomes main; with all
+    files `removed`.
     """
 
     removed: Sequence[DataFile] = ()
@@ -54,18 +64,20 @@ class Change:
     base: int | None = None
     exclusive: bool = False
     compaction: bool = False
+    retyping: Retyping | None = None
 
 
-def replace(load: Callable[[], Table], change: Change) -> int:
+def replace(load: Callable[[], Table], change: Change, clock: Clock) -> int:
     """Commit `change` once; returns the snapshot's id. `load` returns the table fresh from the catalog.
 
-    Raises CommitFailed where a file that goes is no longer there, the table moved on (`exclusive`) or others kept
-    overtaking: plan again. CommitUnknown where the outcome could not be read back.
+    Raises FilesLost where a file that comes is gone or waited too long (`staged_files`), CommitFailed where a file that
+    goes is no longer there, the table moved on (`exclusive`) or others kept overtaking: plan again. CommitUnknown where
+    the outcome could not be read back.
     """
     if change.branch and change.properties:
         raise ValueError("a branch has no properties of its own: set them when main moves (`forward`)")
     mark = uuid.uuid4().hex
-    summary = {**change.summary, MARK: mark}
+    summary = {**change.summary, MARK: mark} | ({RETYPED: "true"} if change.retyping else {})
 
     def look(table: Table) -> int | None:
         return next((s.snapshot_id for s in table.metadata.snapshots if _said(s, MARK) == mark), None)
@@ -73,9 +85,16 @@ def replace(load: Callable[[], Table], change: Change) -> int:
     def act(table: Table) -> int:
         if change.exclusive and not unmoved(table.metadata, change.base):
             raise CommitFailed(f"{'.'.join(table.name())} moved on from snapshot {change.base}: plan again")
+        updates: tuple[TableUpdate, ...] = ()
+        requirements: tuple[TableRequirement, ...] = ()
+        if change.retyping is not None:
+            table, updates, requirements = altered(table, change.retyping, current=change.branch is None)
         if stale := {file.spec_id for file in change.added} - {table.spec().spec_id}:
             raise CommitFailed(f"files are partitioned by spec {stale}, the table by {table.spec().spec_id}")
+        check_staged(table, change.added, clock.now_us())
+        check_columns(table, change.added)
         transaction = OneShot(table)
+        transaction.add(updates, requirements)
         progress = {PROPERTY: table.properties[PROPERTY]} if PROPERTY in table.properties else {}
         rewrite = Rewrite(
             transaction,
@@ -92,7 +111,7 @@ def replace(load: Callable[[], Table], change: Change) -> int:
         transaction.commit_transaction()
         return rewrite.snapshot_id
 
-    return settle(load, look, act)
+    return settle(load, look, act, OVERTAKEN_MAX)
 
 
 def forward(load: Callable[[], Table], branch: str, properties: Mapping[str, str]) -> int:
@@ -120,10 +139,12 @@ def forward(load: Callable[[], Table], branch: str, properties: Mapping[str, str
         ]
         if properties:
             updates.append(SetPropertiesUpdate(updates=dict(properties)))
+        if _said(snapshot, RETYPED) and snapshot.schema_id is not None:
+            updates.append(SetCurrentSchemaUpdate(schema_id=snapshot.schema_id))
         _commit(table, updates, {MAIN_BRANCH: head, branch: staged[0]})
         return staged[0]
 
-    return settle(load, look, act)
+    return settle(load, look, act, OVERTAKEN_MAX)
 
 
 def keep(load: Callable[[], Table], branch: str, name: str, age_ms: int) -> int:
@@ -145,7 +166,7 @@ def keep(load: Callable[[], Table], branch: str, name: str, age_ms: int) -> int:
         _commit(table, updates, {branch: staged[0], name: kept.snapshot_id if kept else None})
         return staged[0]
 
-    return settle(load, look, act)
+    return settle(load, look, act, OVERTAKEN_MAX)
 
 
 def drop(load: Callable[[], Table], branch: str) -> None:
@@ -159,7 +180,7 @@ def drop(load: Callable[[], Table], branch: str) -> None:
         _commit(table, [RemoveSnapshotRefUpdate(ref_name=branch)], {branch: ref.snapshot_id})
         return True
 
-    settle(load, look, act)
+    settle(load, look, act, OVERTAKEN_MAX)
 
 
 def main_line(metadata: TableMetadata) -> list[Snapshot]:

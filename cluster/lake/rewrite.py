@@ -9,7 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
+from pyiceberg.manifest import (
+    DataFile,
+    ManifestContent,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+    ManifestWriter,
+    write_manifest,
+)
+from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.table import Transaction
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Operation, Summary
@@ -17,7 +26,7 @@ from pyiceberg.table.update import AssertRefSnapshotId, SetSnapshotRefUpdate, Up
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProducer
 
 from eagleray.cluster.errors import CommitFailed
-from eagleray.cluster.lake.manifests import FILES_MAX, live_files, may_hold, tiers
+from eagleray.cluster.lake.manifests import FILES_MAX, live_files, may_hold, schema_for, tiers
 
 
 class Rewrite(_SnapshotProducer["Rewrite"]):
@@ -77,7 +86,7 @@ class Rewrite(_SnapshotProducer["Rewrite"]):
             return []
         spec = self.spec(manifest.partition_spec_id)
         keys = [file.partition for file in self._removed.values() if file.spec_id == spec.spec_id]
-        if not may_hold(manifest, spec, self.schema(), keys):
+        if not may_hold(manifest, spec, schema_for(self._transaction.table_metadata, spec), keys):
             return []
         return manifest.fetch_manifest_entry(self._io, discard_deleted=True)
 
@@ -93,6 +102,18 @@ class Rewrite(_SnapshotProducer["Rewrite"]):
                         writer.add_entry(_with_status(entry, ManifestEntryStatus.EXISTING, entry.snapshot_id))
                 manifests.append(writer.to_manifest_file())
         return manifests
+
+    def new_manifest_writer(self, spec: PartitionSpec) -> ManifestWriter:
+        """As the base class, but with columns that have what `spec` partitions by."""
+        metadata = self._transaction.table_metadata
+        return write_manifest(
+            format_version=metadata.format_version,
+            spec=spec,
+            schema=schema_for(metadata, spec),
+            output_file=self.new_manifest_output(),
+            snapshot_id=self._snapshot_id,
+            avro_compression=self._compression,
+        )
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return self._kept

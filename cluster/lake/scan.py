@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes
@@ -19,7 +19,7 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.expressions.visitors import ResidualEvaluator, UnpartitionedResidualEvaluator
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, FileFormat
 from pyiceberg.schema import Schema, sanitize_column_names
 from pyiceberg.table import DataScan, FileScanTask, ManifestGroupPlanner, Table
 from pyiceberg.table.snapshots import Snapshot
@@ -30,8 +30,11 @@ from pyiceberg.types import (
 
 from eagleray.cluster.clock import iso
 from eagleray.cluster.lake import predicate as p
+from eagleray.cluster.lake.damage import manifests_of
 from eagleray.cluster.lake.expressions import expression, values_range
+from eagleray.cluster.lake.file_schema import narrow
 from eagleray.cluster.lake.progress import decode
+from eagleray.cluster.lake.range_file import FileStream, RangeFile, open_file
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class ScanPlan:
     files: tuple[str, ...]
     rows: int
     bytes: int
-    local: bool  # Parquet files on a local disk, without deletes: any Parquet reader may read them, by field id
+    plain: bool  # Parquet files without deletes: any Parquet reader may read them, by field id
     layout: Layout
     _table: Table = field(repr=False, compare=False)
     _schema: Schema = field(repr=False, compare=False)
@@ -102,6 +105,31 @@ class ScanPlan:
         yield from scan.to_record_batches(self._tasks)
 
     @property
+    def remote(self) -> bool:
+        """Whether files are elsewhere than on this machine's disk."""
+        return any("://" in file for file in self.files)
+
+    def open(self, file: str) -> RangeFile:
+        """One of `files`, wherever it is, to be read in ranges; raises OSError."""
+        return open_file(self._table.io, file, self._sizes[file])
+
+    def has(self, file: str) -> bool:
+        """Whether it is one of `files`."""
+        return file in self._sizes
+
+    def size(self, file: str) -> int:
+        """Bytes of one of `files`."""
+        return self._sizes[file]
+
+    def stream(self, file: str) -> BinaryIO:
+        """The same as a seekable binary stream, for libraries that read such."""
+        return open(file, "rb") if "://" not in file else cast(BinaryIO, FileStream(self.open(file)))
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {path: task.file.file_size_in_bytes for path, task in zip(self.files, self._tasks, strict=True)}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The names of the table's columns."""
         return tuple(column.name for column in self._schema.fields)
@@ -110,6 +138,16 @@ class ScanPlan:
     def data_files(self) -> tuple[DataFile, ...]:
         """The planned files with their partitions and statistics, in the order of `files`."""
         return tuple(task.file for task in self._tasks)
+
+    def in_order_of(self, column: str) -> list[tuple[int, ScanPlan]]:
+        """A plan for each file with the least value of a whole-number or timestamp column in it, ascending."""
+        field = self._schema.find_field(column)
+        assert isinstance(field.field_type, PrimitiveType)
+        least: list[tuple[int, FileScanTask]] = []
+        for task in self._tasks:
+            bound = (task.file.lower_bounds or {}).get(field.field_id)
+            least.append((-(2**63) if bound is None else int(from_bytes(field.field_type, bound)), task))
+        return [(bound, self._of([task])) for bound, task in sorted(least, key=lambda each: each[0])]
 
     def singly(self) -> dict[str, ScanPlan]:
         """A plan for each file, by `DataFile.file_path`."""
@@ -127,7 +165,7 @@ def _plan(table: Table, schema: Schema, layout: Layout, tasks: Iterable[FileScan
         files=files,
         rows=sum(task.file.record_count for task in tasks),
         bytes=sum(task.file.file_size_in_bytes for task in tasks),
-        local=all("://" not in file for file in files) and not any(task.delete_files for task in tasks),
+        plain=all(not task.delete_files and task.file.file_format == FileFormat.PARQUET for task in tasks),
         layout=layout,
         _table=table,
         _schema=schema,
@@ -173,6 +211,17 @@ class Pinned:
             raise ValueError(f"{self.name} has no snapshot {snapshot}; {there}")
         return Pinned(self.name, self._table, found)
 
+    def commits(self) -> list[tuple[int, int, dict[str, int]]]:
+        """The snapshots that are kept, oldest first: id, when it was committed (µs), and its progress."""
+        return [
+            (one.snapshot_id, 1000 * one.timestamp_ms, decode(one.summary.additional_properties if one.summary else {}))
+            for one in sorted(self._table.metadata.snapshots, key=lambda one: one.sequence_number or 0)
+        ]
+
+    def before_all(self) -> Pinned:
+        """The table as it was before the first commit: with its columns, without rows."""
+        return _Empty(self.name, self._table)
+
     def upper_bound(self, column: str) -> int | None:
         """The greatest value of a whole-number or timestamp column, by the files' statistics; None without rows."""
         field = self._table.schema().find_field(column)
@@ -180,6 +229,21 @@ class Pinned:
         bounds = [(file.upper_bounds or {}).get(field.field_id) for file in files]
         assert isinstance(field.field_type, PrimitiveType)
         return max((int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None), default=None)
+
+    def older(self, column: str, before_us: int) -> tuple[DataFile, ...]:
+        """The files all of whose rows have a timestamp before `before_us` in `column`, by their statistics."""
+        field = self._schema.find_field(column)
+        assert isinstance(field.field_type, PrimitiveType)
+        files = [task.file for task in self._scan(p.EVERYTHING).plan_files()]
+        bounds = [(file, (file.upper_bounds or {}).get(field.field_id)) for file in files]
+        nulls = {file.file_path for file in files if (file.null_value_counts or {}).get(field.field_id, 1)}
+        return tuple(
+            file
+            for file, bound in bounds
+            if bound is not None
+            and file.file_path not in nulls
+            and int(from_bytes(field.field_type, bound)) < before_us
+        )
 
     def may_be_null(self, column: str) -> bool:
         """Whether some row may have no value for a top-level column, by the files' statistics."""
@@ -190,6 +254,11 @@ class Pinned:
     def iceberg(self) -> Table:
         """The pyiceberg table, for engines that read Iceberg themselves: at `snapshot_id`, without refreshing it."""
         return self._table
+
+    def s3_access(self) -> Any:
+        """For engines that read Iceberg themselves: an `s3_store.S3Access`; None where the files are elsewhere."""
+        store = getattr(self._table.io, "store", None)
+        return store.access() if store is not None else None
 
     @cached_property
     def _schema(self) -> Schema:
@@ -204,9 +273,15 @@ class Pinned:
         arrow = schema_to_pyarrow(schema, include_field_ids=True)
         return tuple(Column(column.field_id, field) for column, field in zip(schema.fields, arrow, strict=True))
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns as rows of the table are written: without ids, with 32-bit offsets."""
+        return pa.schema([narrow(column.field) for column in self.columns]).remove_metadata()
+
     def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
         """The files that may hold rows for which `predicate` is true; raises OSError where manifests cannot be read."""
-        return self._planned(self._scan(predicate).plan_files())
+        with manifests_of(self.name, self._table, self._snapshot):
+            return self._planned(self._scan(predicate).plan_files())
 
     def named(self, name: str) -> Pinned:
         """The same under another name."""
@@ -255,6 +330,13 @@ class Pinned:
         schemas = [*self._table.metadata.schemas, written]
         nested = _nested(self._schema)
         return "flat" if all(_nested(schema) == nested for schema in schemas) else "nested"
+
+
+class _Empty(Pinned):
+    """A table before its first commit, whatever was committed meanwhile."""
+
+    def plan(self, predicate: p.Predicate = p.EVERYTHING) -> ScanPlan:
+        return self._planned(())
 
 
 class _Planner(ManifestGroupPlanner):

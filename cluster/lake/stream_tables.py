@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from eagleray.cluster.events.field_path import FieldPath
-from eagleray.cluster.events.stream import Stream
+from eagleray.cluster.events.stream import REJECT_SCHEMA, Stream
 from eagleray.cluster.lake.table_layout import SYSTEM_COLUMNS, Layout, SortField, check_layout
 
 _TIME = pa.timestamp("us", "UTC")
@@ -18,12 +18,9 @@ _PLACE = [SYSTEM_COLUMNS.field(name) for name in ("_partition", "_offset", "_row
 
 DEAD_LETTER_COLUMNS = pa.schema(
     [
-        pa.field("original", pa.binary(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
+        *(REJECT_SCHEMA.field(name) for name in ("original", "reason", "detail")),
         pa.field("_ingested_at", _TIME, nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("attempt", pa.int32(), nullable=False),
+        *(REJECT_SCHEMA.field(name) for name in ("source", "attempt")),
         *_PLACE,
     ]
 )
@@ -37,6 +34,7 @@ LATE_COLUMNS = pa.schema(
         *_PLACE,
     ]
 )
+"""A session's row names the session that the event alone would have been."""
 
 PROPERTIES = {
     "format-version": "2",
@@ -63,6 +61,7 @@ class TableSpec:
     columns: pa.Schema
     where: str
     layout: Layout = field(default_factory=Layout)
+    stream: str | None = None  # whose table it is; None: a job's
 
 
 def table_specs(stream: Stream) -> list[TableSpec]:
@@ -71,13 +70,19 @@ def table_specs(stream: Stream) -> list[TableSpec]:
     by_start = Layout(sort_by=(SortField(FieldPath(("window_start",))),))
     return [
         TableSpec(
-            f"{stream.name}.events", events_columns(stream), f"{where}.schema", check_layout(f"{where}.lake", stream)
+            f"{stream.name}.events",
+            events_columns(stream),
+            f"{where}.schema: {stream.config.schema_}",
+            check_layout(f"{where}.lake", stream),
+            stream.name,
         ),
-        TableSpec(f"{stream.name}.dead_letters", DEAD_LETTER_COLUMNS, where),
-        TableSpec(f"{stream.name}.late", LATE_COLUMNS, where),
+        TableSpec(f"{stream.name}.dead_letters", DEAD_LETTER_COLUMNS, where, stream=stream.name),
+        TableSpec(f"{stream.name}.late", LATE_COLUMNS, where, stream=stream.name),
         *(
             # One small file per commit: by day, a replay of old events would write a file for every day.
-            TableSpec(f"{stream.name}.{name}", _window_columns(spec.schema), f"{where}.windows.{name}", by_start)
+            TableSpec(
+                f"{stream.name}.{name}", _window_columns(spec.schema), f"{where}.windows.{name}", by_start, stream.name
+            )
             for name, spec in stream.windows.items()
         ),
     ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import pyarrow as pa
 
+from eagleray.cluster.column_names import clash, column_key
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.events.field_path import FieldPath
 from eagleray.cluster.windowing.definition import field_type
@@ -82,8 +83,15 @@ def check_layout(where: str, stream: Stream) -> Layout:
 def parse_layout(where: str, columns: pa.Schema, partition_by: tuple[str, ...], sort_by: tuple[str, ...]) -> Layout:
     """The layout of a table with `columns`; raises ConfigError at `where` and the key."""
     partitions = _each(f"{where}.partition_by", partition_by, lambda text: _partition(text, columns))
-    if twice := _repeated([field.name for field in partitions]):
-        raise ConfigError(f"{where}.partition_by", f"{twice} is named twice")
+    if twice := clash([field.name for field in partitions]):
+        raise ConfigError(f"{where}.partition_by", f"{twice[1]} is named twice")
+    for field in partitions:
+        for column in columns.names:
+            # A partition field may be called what its column is, where it is that column.
+            own = field.transform == "identity" and column == field.path.column
+            if column_key(column) == column_key(field.name) and not own:
+                problem = f"the partition field {field.name} and the column {column!r} would have one name"
+                raise ConfigError(f"{where}.partition_by", problem)
     return Layout(partitions, _each(f"{where}.sort_by", sort_by, lambda text: _sort(text, columns)))
 
 
@@ -92,10 +100,6 @@ def _each(where: str, texts: tuple[str, ...], parse: Callable[[str], T]) -> tupl
         return tuple(parse(text) for text in texts)
     except ValueError as error:
         raise ConfigError(where, str(error)) from None
-
-
-def _repeated(names: list[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _partition(text: str, columns: pa.Schema) -> PartitionField:
@@ -141,7 +145,7 @@ def _hashed(found: pa.DataType) -> bool:
 
 
 _ACCEPTS: Mapping[str, Callable[[pa.DataType], bool]] = {
-    "identity": lambda found: not pa.types.is_nested(found) and not pa.types.is_floating(found),
+    "identity": lambda found: _hashed(found) or bool(pa.types.is_boolean(found) or pa.types.is_decimal(found)),
     "year": _timed,
     "month": _timed,
     "day": _timed,
@@ -151,7 +155,7 @@ _ACCEPTS: Mapping[str, Callable[[pa.DataType], bool]] = {
 }
 _TIMED = "a timestamp or a date (day(_ingested_at) always works)"
 _EXPECTED = {
-    "identity": "a string, integer, boolean, timestamp or date",
+    "identity": "a string, integer, decimal, boolean, timestamp or date",
     **dict.fromkeys(("year", "month", "day"), _TIMED),
     "hour": "a timestamp (hour(_ingested_at) always works)",
     "bucket": "a string, integer, timestamp or date",
