@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from eagleray.cluster.windowing.definition import WindowSpec
-from eagleray.cluster.windowing.watermark import Int64
+from eagleray.cluster.windowing.watermark import FOREVER, NEVER, Int64
 
 
 class Panes(NamedTuple):
     """Where events count, arrays (n,) of µs; window starts are multiples of `every_us`.
 
     An event counts in the windows that start in [since, last]; where since > last, in none. It misses those that start
-    in [first, since).
+    in [first, since) up to last; where first > last it has none in the spec's era.
     """
 
     pane: Int64
@@ -41,6 +41,12 @@ def panes(spec: WindowSpec, times: Int64, before: Int64, allowed_lateness_us: in
     odd = size % every
     pane = last if odd == 0 else np.where(times - last < odd, last, last + odd)
     first = last if size == every else first_start(spec, times)
+    if spec.from_us > NEVER:
+        first = np.maximum(first, spec.from_us)
+    if spec.until_us < FOREVER:
+        last = np.minimum(last, spec.last_start_us)
+        if not spec.overlapping:
+            last = np.where(times < spec.until_us, last, NEVER)
     # Late where start + size + lateness ≤ watermark: the first start that is not late is the next multiple above.
     since = np.maximum(first, ((before - size - allowed_lateness_us) // every + 1) * every)
     return Panes(pane, first, since, last)
@@ -55,7 +61,8 @@ def starts_within(spec: WindowSpec, allowed_lateness_us: int, after_us: int, upt
     """The first and the last start of tumbling or hopping windows whose closing time is in (after, upto]."""
     shift = spec.size_us + allowed_lateness_us
     first = ((after_us - shift) // spec.every_us + 1) * spec.every_us
-    return first, (upto_us - shift) // spec.every_us * spec.every_us
+    last = (upto_us - shift) // spec.every_us * spec.every_us
+    return first, min(last, spec.last_start_us) if spec.until_us < FOREVER else last
 
 
 def missed_windows(spec: WindowSpec, found: Panes) -> tuple[Int64, Int64]:

@@ -8,12 +8,17 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.column_names import clash, sameness
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.sections import WindowConfig
+from eagleray.cluster.windowing.watermark import FOREVER, NEVER
 
 Function = Literal["count", "sum", "min", "max", "avg", "approx_distinct", "quantile", "first", "last"]
 FUNCTIONS: tuple[str, ...] = get_args(Function)
+FINAL = "final"
+"""What an answer says of each row of a window besides its columns."""
+
 _CALL = re.compile(r"^\s*([a-z_]+)\s*\(\s*(.*?)\s*\)\s*$", re.DOTALL)
 
 
@@ -44,6 +49,20 @@ class WindowSpec:
     group_by: tuple[FieldPath, ...]
     aggregates: tuple[Aggregate, ...]
     schema: pa.Schema  # of the table: window_start, window_end (timestamp us UTC), group columns, aggregates
+    # An era of the window (see era.py): windows that start in [from_us, until_us), sessions of events in there. Where
+    # no edge of the new definition is one of this, the last tumbling window and the last sessions end at until_us.
+    from_us: int = NEVER  # a multiple of every_us
+    until_us: int = FOREVER
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether an instant may be in several of its windows."""
+        return self.size_us > self.every_us
+
+    @property
+    def last_start_us(self) -> int:
+        """The start of the last tumbling or hopping window."""
+        return (self.until_us - 1) // self.every_us * self.every_us
 
 
 def _parse_aggregate(name: str, text: str) -> Aggregate:
@@ -83,6 +102,12 @@ def _result_type(aggregate: Aggregate, argument: pa.DataType | None) -> pa.DataT
     return pa.int64() if aggregate.function == "approx_distinct" else argument
 
 
+def _said_twice(first: str, second: str) -> str:
+    if first == FINAL:
+        return f"the column {second!r} is one with {FINAL!r}, which every row of a window's answer has"
+    return f"the columns {first!r} and {second!r} of the window {sameness(first, second)}"
+
+
 def field_type(schema: pa.Schema, path: FieldPath) -> pa.DataType:
     """The type of the field at `path`; raises ValueError that lists what there is."""
     fields: dict[str, pa.DataType] = {field.name: field.type for field in schema}
@@ -116,9 +141,11 @@ def parse_window(where: str, name: str, config: WindowConfig, schema: pa.Schema)
             argument = field_type(schema, aggregate.path) if aggregate.path else None
             aggregates.append(aggregate)
             columns.append(pa.field(column, _result_type(aggregate, argument)))
-        names = [column.name for column in columns]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two columns are called {sorted(twice)[0]!r}")
+        # A column's own key is named where it has one: an aggregate may be renamed, a group may not.
+        names = [FINAL, *(column.name for column in columns)]
+        if twice := clash(names):
+            key = f"aggregate.{twice[1]}" if twice[1] in config.aggregate else "group_by"
+            raise ValueError(_said_twice(*twice))
     except ValueError as error:
         raise ConfigError(f"{where}.{key}", str(error)) from None
     return WindowSpec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.cluster.events.field_path import FieldPath
+from eagleray.cluster.events.retype import retype
 from eagleray.cluster.events.stream import TIME
+from eagleray.cluster.windowing.definition import WindowSpec, field_type
 from eagleray.cluster.windowing.group_codes import Coded, encode, plain
 from eagleray.cluster.windowing.stable_hash import as_int64, hash64, mix
 from eagleray.cluster.windowing.watermark import Int64
@@ -27,6 +29,30 @@ def extract(table: pa.Table, path: FieldPath) -> pa.Array:
     return plain(column)
 
 
+def lenient_cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """`column` as `kind`; null where a value does not fit."""
+    found = plain(column)
+    if found.type == kind:
+        return found
+    try:
+        return found.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return retype(found, pa.field("", found.type), pa.field("", kind)).array
+
+
+def retyped_paths(spec: WindowSpec, wanted: pa.Schema, found: pa.Schema) -> dict[FieldPath, pa.DataType]:
+    """The fields that `spec` reads as another type than columns of `found` have, and that type, by `wanted`."""
+    types: dict[FieldPath, pa.DataType] = {}
+    for path in [*spec.group_by, *(one.path for one in spec.aggregates if one.path)]:
+        kind = field_type(wanted, path)
+        try:
+            if field_type(found, path) != kind:
+                types[path] = kind
+        except ValueError:  # no longer there
+            types[path] = kind
+    return types
+
+
 class Batch:
     """Events of one partition in log order; columns are computed on demand and kept, and `take` shares them."""
 
@@ -35,6 +61,7 @@ class Batch:
         self.table = table
         self.partition = partition
         self._kept: dict[tuple[str, FieldPath | None], Any] = {}
+        self._types: Mapping[FieldPath, pa.DataType] = {}
         self._parent: Batch | None = None
         self._rows: Int64 = np.empty(0, np.int64)
         self.length = table.num_rows
@@ -47,6 +74,24 @@ class Batch:
         view._parent, view.length = self._root, len(rows)
         view._rows = rows if self._parent is None else self._rows[rows]
         return view
+
+    def retyped(self, types: Mapping[FieldPath, pa.DataType]) -> Batch:
+        """The same events with these fields read as other types (`retyped_paths`); shares nothing."""
+        if not types:
+            return self
+        root = Batch(self._root.table, self.partition)
+        root._types = types
+        return root if self._parent is None else root.take(self._rows)
+
+    def _extracted(self, path: FieldPath) -> pa.Array:
+        """For a root."""
+        kind = self._types.get(path)
+        if kind is None:
+            return extract(self.table, path)
+        try:
+            return lenient_cast(extract(self.table, path), kind)
+        except (KeyError, pa.ArrowInvalid):  # the schema has it no longer
+            return pa.nulls(self.length, kind)
 
     def _once(self, what: str, path: FieldPath | None, make: Callable[[], Any], pick: Callable[[Any], Any]) -> Any:
         key = (what, path)
@@ -80,7 +125,7 @@ class Batch:
         def pick(array: pa.Array) -> pa.Array:
             return array.take(pa.array(self._rows))
 
-        return self._once("array", path, lambda: extract(self._root.table, path), pick)
+        return self._once("array", path, lambda: self._root._extracted(path), pick)
 
     def coded(self, path: FieldPath) -> Coded:
         """The column at `path` as codes."""

@@ -7,20 +7,18 @@ of events alone; they are ordered by window_start, window_end and group, nulls l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eagleray.cluster.clock import iso
 from eagleray.cluster.windowing.assign import lateness_us, starts_within
 from eagleray.cluster.windowing.group_codes import whole
 from eagleray.cluster.windowing.partial import A, B, Layout, times
 from eagleray.cluster.windowing.sessions import group_hashes, open_sessions
-from eagleray.cluster.windowing.watermark import NEVER, Int64
+from eagleray.cluster.windowing.watermark import FOREVER, NEVER, Int64
 
 AFTER = b"after"  # table metadata: windows with a closing time at or below were in the lake already
 
@@ -96,6 +94,8 @@ def finish(layout: Layout, merged: pa.Table) -> tuple[pa.Table, int]:
     spec = layout.spec
     starts, lasts = times(merged, A), times(merged, B)
     ends = lasts + spec.gap_us if spec.kind == "session" else starts + spec.size_us
+    if spec.until_us < FOREVER and not spec.overlapping:  # true of sessions too: their sizes are 0
+        ends = np.minimum(ends, spec.until_us)
     results = [one.finish(state) for one, state in zip(layout.reducers, layout.states(merged), strict=True)]
     groups = [whole(merged.column(f"g{i}")) for i in range(len(spec.group_by))]
     columns = [pa.array(starts), pa.array(ends), *groups, *(result for result, _ in results)]
@@ -108,19 +108,11 @@ def finish(layout: Layout, merged: pa.Table) -> tuple[pa.Table, int]:
 
 def open_rows(
     layout: Layout, partials: Sequence[pa.Table], allowed_lateness_us: int, from_us: int | None, to_us: int | None
-) -> list[dict[str, Any]]:
-    """Rows, as values for JSON, of the open windows that start in [from, to), from every partition's `select`."""
+) -> pa.Table:
+    """Rows of the open windows that start in [from, to), in order, from every partition's `select`."""
     after = max((int((table.schema.metadata or {}).get(AFTER, NEVER)) for table in partials), default=NEVER)
     merged = layout.merge([table.replace_schema_metadata(None) for table in partials])
     starts = times(merged, A)
     wanted = (starts >= (NEVER if from_us is None else from_us)) & (starts < (-NEVER if to_us is None else to_us))
     wanted &= closing_times(layout, merged, allowed_lateness_us) > after
-    rows, _ = finish(layout, merged.filter(pa.array(wanted)))
-    return [{name: json_value(value) for name, value in row.items()} for row in rows.to_pylist()]
-
-
-def json_value(value: Any) -> Any:
-    """A value of a row as JSON has it: times as ISO 8601 in UTC with `Z`, the rest as it is."""
-    if isinstance(value, datetime):
-        return iso((value.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(microseconds=1))  # noqa: DTZ001
-    return value.isoformat() if isinstance(value, date) else value
+    return finish(layout, merged.filter(pa.array(wanted)))[0]
