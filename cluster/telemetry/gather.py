@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eagleray.cluster.sections import SloConfig
 from eagleray.cluster.telemetry.metrics import PROCESS, labelled, sample
 
 
@@ -21,12 +22,23 @@ def platform_samples(status: Mapping[str, Any]) -> dict[str, float]:
         labels = {"pool": row["pool"], PROCESS: row["name"]}
         found[sample("process_resident_bytes", **labels)] = row.get("rss_bytes") or 0
         found[sample("process_restarts_total", **labels)] = row.get("restarts") or 0
+        found[sample("process_replaced_total", **labels)] = row.get("replaced") or 0
     for row in status.get("partitions", ()):
         found |= _partition_samples(row)
     found |= labelled(dict(status.get("counters", {})), **{PROCESS: "committer"})
     for name, counters in status.get("workers", {}).items():
         found |= labelled(dict(counters), **{PROCESS: name})
     return found
+
+
+def shares(slo: SloConfig) -> dict[str, float]:
+    """By objective, the share of what it judges that shall meet it."""
+    return {"ack": 0.99, "freshness": 0.99, "success": slo.success}
+
+
+def objective_samples(slo: SloConfig) -> dict[str, float]:
+    """The same as samples."""
+    return {sample("slo_target_ratio", objective=name): share for name, share in shares(slo).items()}
 
 
 def _partition_samples(row: Mapping[str, Any]) -> dict[str, float]:

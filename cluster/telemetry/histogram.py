@@ -35,11 +35,15 @@ class Histogram:
         self.count = 0
         self.sum = 0
 
-    def record(self, value: int) -> None:
-        """Count one value; what is beyond 2^40 counts as 2^40."""
-        self._counts[_index(min(value, _VALUE_MAX))] += 1
-        self.count += 1
-        self.sum += value
+    def record(self, value: int, times: int = 1) -> None:
+        """Count a value `times`; what is beyond 2^40 counts as 2^40."""
+        self._counts[_index(min(value, _VALUE_MAX))] += times
+        self.count += times
+        self.sum += value * times
+
+    def sparse(self) -> dict[int, int]:
+        """How often each bucket was hit, by its lower limit; buckets of nothing are left out."""
+        return {int(_middle(index)): count for index, count in enumerate(self._counts) if count}
 
     def merge(self, other: Histogram) -> None:
         """Add all that `other` counted."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -19,15 +20,19 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from eagleray.cluster.clock import iso
+from eagleray.cluster.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 
 LOG_BYTES_MAX = 8 << 20  # of one file
 LOGS_KEPT = 3  # older files of the same process
 CRASHES_BYTES_MAX = 1 << 20  # some hundred crashes; then the file begins anew
+# Libraries that say a line for every table that is opened or request that is made: thousands an hour that say nothing.
+CHATTY = ("pyiceberg", "aiokafka", "boto3", "botocore", "s3transfer", "urllib3", "requests", "filelock", "asyncio")
+SENDING = "opentelemetry"  # says each try that failed while the collector is away; ERROR says what is given up
 Form = Literal["json", "console"]
 
-_SECRET = re.compile(r"er_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+\S+")
+_SECRET = re.compile(r"er_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+\S+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -50,7 +55,7 @@ def _failure(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, then the fields."""
+    """One JSON object a line: time, level, logger, message, the fields, and the trace where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render a record; never fails on a field that JSON does not know."""
@@ -61,6 +66,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields(record),
         }
+        if context := tracing.current():
+            line |= {"trace_id": tracing.trace_id(context), "span_id": tracing.span_id(context)}
         if failure := _failure(record):
             line["failure"] = failure
         return redact(json.dumps(line, default=str, ensure_ascii=False))
@@ -85,7 +92,8 @@ def configure(form: Form = "json", level: str = "info", stream: IO[str] | None =
 def configure_file(directory: Path, process: str, level: str = "info") -> None:
     """Send every log of this process to `PROCESS.log` in `directory`, as JSON; what kills it goes to `PROCESS.crash`.
 
-    Where the file cannot be opened, logs go to stderr: a full disk must not keep a process from starting.
+    Besides to an OTLP collector, where OpenTelemetry's variables name one (`telemetry.otlp`). Where the file cannot be
+    opened, logs go to stderr: a full disk must not keep a process from starting.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -97,16 +105,30 @@ def configure_file(directory: Path, process: str, level: str = "info") -> None:
         logger.warning("logs go to stderr: %s", error)
         return
     _install(handler, "json", level)
+    if tracing.wanted("logs", os.environ):
+        _send(process)
+
+
+def _send(process: str) -> None:
+    try:
+        from eagleray.cluster.telemetry.otlp import OtlpHandler
+
+        logging.getLogger().addHandler(OtlpHandler(process, JsonFormatter().format))
+    except ImportError:
+        logger.warning(tracing.HINT)
 
 
 def _install(handler: logging.Handler, form: Form, level: str) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     root = logging.getLogger()
     for old in root.handlers:
-        if isinstance(old, RotatingFileHandler):
+        if isinstance(old, RotatingFileHandler) or type(old).__module__ == f"{__package__}.otlp":
             old.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    logging.getLogger(SENDING).setLevel(logging.ERROR)
 
 
 def _catch_crashes(file: Path) -> None:
