@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.one_machine import check_nodes
+from eagleray.cluster.owned_directory import Directory
 from eagleray.cluster.ray_auth import admits_strangers, drop_token, make_token, own_variables, use_own_token, use_token
-from eagleray.cluster.ray_node.directories import Directory
 from eagleray.cluster.ray_node.environment import LOOPBACK, SESSION
 from eagleray.cluster.ray_node.node import OBJECT_STORE_BYTES, RAY_FILES, STOP_S, RayNode, free_port
 
 NAMESPACE = "eagleray"
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in a submitted job: how it was submitted, as JSON
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,17 @@ def enter(node: RayNode) -> Session:
         configure_logging=False,
         _node_ip_address=LOOPBACK,
     )
+    _keep_stdout()
     return Session(node)
+
+
+def _keep_stdout() -> None:
+    """Have Ray print nothing on this process's stdout: it would tell of every worker that ends, `log_to_driver` or not.
+
+    What becomes of workers is in the controller's log.
+    """
+    worker: Any = ray._private.worker
+    worker._worker_logs_enabled = False
 
 
 @contextmanager
@@ -112,21 +129,88 @@ def _head(directory: Path) -> Iterator[str]:
             process.wait()
 
 
+KEPT_HERE = ("__pycache__", "*.pem", "*.key", "*.p12", "*.db")
+"""Files of a project that do not travel to other nodes: secrets, and what tools leave. Hidden ones do not either."""
+
+
+def _project(config: Config) -> dict[str, Any] | None:
+    """The runtime environment of everything that is made in a cluster: the project's files, without its data.
+
+    None in a submitted job that brought its files: they travel already, and Ray refuses a second folder beside them.
+    """
+    submitted = json.loads(os.environ.get(JOB_CONFIG) or "{}")
+    if "working_dir" in (submitted.get("runtime_env") or {}):
+        return None
+    folder = config.file.parent
+    data = [f"/{config.data_dir.relative_to(folder)}"] if config.data_dir.is_relative_to(folder) else []
+    hidden = [f"/{entry.name}" for entry in folder.iterdir() if entry.name.startswith(".")]
+    return {"working_dir": str(folder), "excludes": [*KEPT_HERE, *data, *hidden]}
+
+
 def _join(config: Config, address: str) -> Session:
+    session = join(address, config.ray.insecure, _project(config))
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    try:
+        check_nodes(config, len(nodes))
+    except ConfigError:
+        ray.shutdown()
+        raise
+    return session
+
+
+def as_here(config: Config) -> Config:
+    """The configuration with the project's files where this node has them: Ray unpacked them, if they came with it."""
+    if "working_dir" not in ray.get_runtime_context().runtime_env:
+        return config
+    return config.model_copy(update={"file": Path.cwd() / config.file.name})
+
+
+def made_from(config: Config) -> str:
+    """The version of what this process makes in the cluster that it has joined with `connect`: two names and a dot.
+
+    The first is that of the streams: workers of two versions work beside each other only where it is the same.
+    """
+    files = str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
+    streams = sha256(repr([config.streams, config.log, config.state, config.warehouse, config.catalog_uri]).encode())
+    for file in sorted(config.file.parent.rglob("*")):
+        inside = file.relative_to(config.file.parent)
+        if (
+            file.suffix in (".json", ".py")
+            and not inside.is_relative_to(config.jobs.folder)
+            and not file.is_relative_to(config.data_dir)
+        ):
+            streams.update(str(inside).encode() + file.read_bytes())
+    rest = sha256(f"{version('eagleray')} {config.digest} {files}".encode())
+    return f"{streams.hexdigest()[:12]}.{rest.hexdigest()[:12]}"
+
+
+def join(address: str, insecure: bool, runtime_env: dict[str, Any] | None = None) -> Session:
+    """Join the cluster at `address`; what is made in it gets `runtime_env`.
+
+    Raises ConfigError where it lets anybody in and `insecure` does not allow that, or has another Ray or Python;
+    EaglerayError where nothing answers.
+    """
     use_own_token()
-    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
-    if not config.ray.insecure and admits_strangers(ray.get_runtime_context().gcs_address):
+    options = {"address": address, "namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    try:
+        ray.init(**options, runtime_env=runtime_env)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise ConfigError("--address", _other_version(str(error))) from None
+    _keep_stdout()
+    if not insecure and admits_strangers(ray.get_runtime_context().gcs_address):
         ray.shutdown()
         raise ConfigError(
             "--address",
             f"the Ray cluster at {address} lets anyone who reaches it run code (CVE-2023-48022); start it with "
             "RAY_AUTH_MODE=token, or accept the risk with --insecure-ray",
         )
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if config.log.backend == "embedded" and len(nodes) > 1:
-        ray.shutdown()
-        raise ConfigError(
-            f"{config.file}: log.backend",
-            f"the embedded log works on one machine and this cluster has {len(nodes)} nodes; expected kafka",
-        )
     return Session()
+
+
+def _other_version(said: str) -> str:
+    """One sentence of Ray's several: which versions the cluster and this process have."""
+    found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
+    theirs, ours = (f"Ray {ray_} on Python {python}" for ray_, python in found[:2]) if len(found) > 1 else ("?", "?")
+    return f"the cluster has {theirs} and this is {ours}: one cluster cannot mix them; a second one can take over"

@@ -5,8 +5,8 @@ or metrics agent; the agent of runtime environments starts when the first is ask
 `worker_start`. Ray's public `init` has no words for that, so the node is made by Ray's own class for nodes, and the
 command of its raylet is rewritten (docs/adr/0017).
 
-Talks to its maker in lines of JSON on stdout: `said` for people, then `address`, or `failed`. Ends the node when stdin
-does, and ends, non-zero, when a process of the node ends.
+Talks to its maker in lines of JSON on stdout: `said` for people, then `address` and the `names` of its processes, or
+`failed`. Ends the node when stdin does, and ends, non-zero, when a process of the node ends.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ def main() -> None:
             said = f"Ray did not start within {patience_s:g} s, the machine may be busy; trying again with"
             say(said=f"{said} {PATIENCE_S[tries]:g} s")
             _end_children()
-    say(address=node.address)
-    pids = [str(info.process.pid) for infos in reversed(node.all_processes.values()) for info in infos]
+    names = {str(info.process.pid): name for name, infos in node.all_processes.items() for info in infos}
+    say(address=node.address, names=names)
+    pids = list(reversed(names))
     os.set_inheritable(answers.fileno(), True)
     os.execv(sys.executable, [*_PLAIN_PYTHON, str(HERE / "watcher.py"), str(answers.fileno()), *pids])
 

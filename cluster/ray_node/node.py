@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from eagleray.cluster.errors import EaglerayError
+from eagleray.cluster.owned_directory import Directory, sweep
 from eagleray.cluster.ray_auth import TOKEN, make_token
 from eagleray.cluster.ray_node import environment
-from eagleray.cluster.ray_node.directories import Directory, sweep
 from eagleray.cluster.ray_node.worker_start import SOCKET
 
 STOP_S = 30.0
@@ -34,6 +34,7 @@ class RayNode:
         self._directory = Directory()
         self.token = make_token(self._directory.path)
         self._address = ""
+        self._names: dict[str, str] = {}  # of the node's processes, by pid
         self.warm_socket = self._directory.path / "warm"
         inherited = {name: value for name, value in os.environ.items() if name != TOKEN}
         self._keeper = subprocess.Popen(
@@ -67,18 +68,22 @@ class RayNode:
             if "said" in message:
                 self._said(message["said"])
             elif "address" in message:
-                self._address = message["address"]
+                self._address, self._names = message["address"], message["names"]
             else:
                 reason = message.get("failed", "the process that starts Ray ended")
                 raise EaglerayError(f"{reason}; the logs are in {self.directory}/session_latest/logs")
         return self._address
 
     def ended(self) -> str | None:
-        """What of the node has ended, against our will; None: it runs."""
-        if self._keeper.poll() is None and not select.select([self._stdout], [], [], 0)[0]:
+        """What of the node has ended, against our will; None: it runs. For when `address` has returned."""
+        if self._keeper.poll() is None and not wait([self._stdout.fileno()], 0):
             return None
         message = self._read()
-        return f"a process of Ray ended with {message['code']}" if "code" in message else "Ray's keeper ended"
+        if "code" not in message:
+            return "the process that keeps Ray ended"
+        code = message["code"]
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+        return f"Ray's {self._names.get(str(message['ended']), 'process')} {how}"
 
     def _read(self) -> dict[str, Any]:
         line = self._stdout.readline()
