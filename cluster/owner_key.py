@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from eagleray.cluster.api_keys import KeyStore
+from eagleray.cluster.api_keys import open_keys
 from eagleray.cluster.clock import Clock
+from eagleray.cluster.config import Config
 
 NAME = "owner"
 
@@ -20,14 +21,14 @@ def owner_key_file(data_dir: Path) -> Path:
     return data_dir / "owner.key"
 
 
-def ensure_owner_key(data_dir: Path, keys_file: Path, clock: Clock) -> bool:
+def ensure_owner_key(config: Config, clock: Clock) -> bool:
     """Make the owner's key, with scope admin, where the project has no working key yet; True if it was made."""
-    store = KeyStore(keys_file, clock)
+    store = open_keys(config, clock)
     if any(key.revoked_us is None for key in store.keys()):
         return False
-    make_private(data_dir)
+    make_private(config.data_dir)
     key = store.create(NAME, ["admin"])
-    file = owner_key_file(data_dir)
+    file = owner_key_file(config.data_dir)
     file.unlink(missing_ok=True)  # of a store that is gone
     with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
         out.write(key + "\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import random
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from eagleray.cluster.backoff import backoff_s
 from eagleray.cluster.errors import ConfigError, EaglerayError
 
 RETRIED = frozenset({429, 502, 503, 504})
@@ -68,7 +69,7 @@ class Retries:
         """Seconds to wait after failed `attempt` (from 0)."""
         if reply is not None and reply.retry_after_s is not None:
             return min(reply.retry_after_s, RETRY_AFTER_MAX_S)
-        return min(BACKOFF_FIRST_S * 2.0**attempt, BACKOFF_MAX_S) * random.uniform(0.5, 1.0)
+        return backoff_s(BACKOFF_FIRST_S, attempt + 1, most_s=BACKOFF_MAX_S)
 
 
 @dataclass
@@ -78,6 +79,7 @@ class Client:
     url: str
     key: str | None = None
     timeout_s: float = 30.0
+    context: ssl.SSLContext | None = None  # of https; None: the system's authorities
     retried: int = 0  # attempts after the first, since the client was made
     _connection: http.client.HTTPConnection | None = field(default=None, repr=False)
 
@@ -110,6 +112,11 @@ class Client:
         except ConnectionRefusedError as error:
             self.close()
             raise Unreachable(f"{self.url}: nothing listens there; `eagleray up` starts a platform") from error
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            hint = "name its authority with --ca" if "local issuer" in str(error) or "self" in str(error) else ""
+            said = f"{error.verify_message}; {hint}" if hint else error.verify_message
+            raise Unreachable(f"{self.url}: its certificate is not trusted: {said}") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Unreachable(f"{self.url}: {error or type(error).__name__}") from error
@@ -148,8 +155,10 @@ class Client:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("--url", f"expected http://HOST:PORT, found {self.url!r}")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        return kind(parts.hostname, parts.port, timeout=self.timeout_s)
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.timeout_s)
+        context = self.context or ssl.create_default_context()
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self.timeout_s, context=context)
 
 
 def _seconds(text: str | None) -> float | None:
