@@ -7,213 +7,48 @@ types and values out of range raise ConfigError naming file and key. What needs 
 
 from __future__ import annotations
 
+import configparser
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args, get_origin
+from urllib.parse import unquote, urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from eagleray.cluster.errors import ConfigError
-from eagleray.cluster.quantities import parse_duration
-
-NAME = r"^[a-z][a-z0-9_]{0,62}$"
-Name = Annotated[str, Field(pattern=NAME)]
-
-SQL_NAMES = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
-"""Catalogs and schemas that SQL has of its own: a stream's tables would be hidden by them, or hide them."""
-
-
-def _not_of_sql(name: str) -> str:
-    if name in SQL_NAMES:
-        raise ValueError(f"SQL has a schema or catalog of this name; expected any but {', '.join(sorted(SQL_NAMES))}")
-    return name
-
-
-StreamName = Annotated[Name, AfterValidator(_not_of_sql)]
-
-
-def _microseconds(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-DurationUs = Annotated[int, BeforeValidator(_microseconds), Field(ge=0)]
-PositiveUs = Annotated[int, BeforeValidator(_microseconds), Field(gt=0)]
-
-MIB = 1 << 20
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class EdgeConfig(Section):
-    """The HTTP edge. `auth: off` is allowed on a loopback host only."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)  # 0: any free port
-    processes: int = Field(default=1, ge=1, le=64)  # edge actors per node, sharing the port by SO_REUSEPORT
-    auth: Literal["required", "off"] = "required"
-    body_bytes_max: int = Field(default=8 * MIB, gt=0)  # as received, compressed
-    inflated_bytes_max: int = Field(default=64 * MIB, gt=0)
-    event_bytes_max: int = Field(default=1 * MIB, gt=0)
-    events_max: int = Field(default=100_000, gt=0)  # events of one request
-    depth_max: int = Field(default=64, ge=1, le=512)  # nesting of one event
-    in_flight_bytes_max: int = Field(default=64 * MIB, gt=0)  # inflated bodies between edge and ack; full: 429
-    batch_delay_ms: float = Field(default=2.0, ge=0, le=1000)
-    batch_bytes_max: int = Field(default=1 * MIB, gt=0)
-    header_timeout_s: float = Field(default=10.0, gt=0)
-    body_timeout_s: float = Field(default=30.0, gt=0)  # older = slower senders tolerated
-    ack_timeout_s: float = Field(default=10.0, gt=0)  # a log slower than this: 503
-    query_timeout_s: float = Field(default=30.0, gt=0)
-    drain_timeout_s: float = Field(default=10.0, gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _yaml_off(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("auth") is False:  # YAML 1.1 reads a bare `off` as false
-            return {**data, "auth": "off"}
-        return data
-
-    @model_validator(mode="after")
-    def _no_open_door(self) -> EdgeConfig:
-        if self.auth == "off" and self.host not in ("127.0.0.1", "localhost", "::1"):
-            raise ValueError(f"auth: off needs a loopback host (127.0.0.1, localhost or ::1), not {self.host!r}")
-        return self
-
-
-class LogConfig(Section):
-    """The event log. `partitions` is fixed when the data directory is first used."""
-
-    backend: Literal["embedded", "memory", "kafka"] = "embedded"
-    partitions: int = Field(default=4, ge=1, le=1024)
-    retention_hours: float = Field(default=24.0, gt=0)
-    append_timeout_s: float = Field(default=5.0, gt=0)
-    brokers: tuple[str, ...] = ()
-
-
-class CatalogConfig(Section):
-    """The Iceberg catalog: anything that pyiceberg's `load_catalog` takes; `sql` by default."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    type: str = "sql"
-    uri: str | None = None  # default: sqlite in data_dir/catalog.db
-
-
-class LakeConfig(Section):
-    """Where tables live and how often they are committed."""
-
-    warehouse: str | None = None  # default: data_dir/lake
-    catalog: CatalogConfig = CatalogConfig()
-    commit_interval_s: float = Field(default=2.0, gt=0)  # older = fewer small files
-    file_bytes_max: int = Field(default=128 * MIB, gt=0)
-    replaced_files_kept: DurationUs = 3_600_000_000  # for readers that began before compaction or a job replaced them
-    snapshots_kept: int = Field(default=100, ge=2, le=500)  # pyiceberg copies this list on each commit
-    query_memory_max: int = Field(default=1024 * MIB, gt=0)
-
-
-class TimetableEntry(Section):
-    """A built-in job, or a run of late dates, at times of the clock."""
-
-    run: str  # what would stand after `eagleray job run`
-    schedule: str  # five cron fields
-    timezone: str | None = None  # default: jobs.timezone
-
-
-class JobsConfig(Section):
-    """The batch plane: where jobs are declared, where their history is, what they may use."""
-
-    folder: str = "jobs"  # beside the configuration file
-    history: str | None = None  # SQLAlchemy URL; default: sqlite in data_dir/jobs.db
-    concurrency: int | None = Field(default=None, ge=1)  # runs at once; default: the cluster's cores
-    memory_max: int = Field(default=1024 * MIB, gt=0)  # of one run, unless the job says otherwise
-    timezone: str = "UTC"  # of logical dates and schedules, unless the job says otherwise
-    timetable: tuple[TimetableEntry, ...] = ()  # maintenance, and late dates
-
-
-class RayConfig(Section):
-    """The Ray cluster that is joined with `--address`."""
-
-    insecure: bool = False  # join also a cluster that asks for no token: whoever reaches it runs code
-
-
-class PoolConfig(Section):
-    """How many workers a pool may have."""
-
-    min: int = Field(default=1, ge=1, le=1024)
-    max: int = Field(default=2, ge=1, le=1024)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PoolConfig:
-        if self.min > self.max:
-            raise ValueError(f"min ({self.min}) is above max ({self.max})")
-        return self
-
-
-class PoolsConfig(Section):
-    """The three pools of workers."""
-
-    validate_: PoolConfig = Field(default=PoolConfig(min=2, max=4), alias="validate")
-    window: PoolConfig = PoolConfig(min=1, max=2)
-    writer: PoolConfig = PoolConfig(min=1, max=2)
-
-
-class StreamLakeConfig(Section):
-    """Layout of a stream's `events` table."""
-
-    partition_by: tuple[str, ...] = ()  # "day(time)", "hour(time)", "bucket(16, user)", "truncate(4, user)", "channel"
-    sort_by: tuple[str, ...] = ()
-
-
-class WindowConfig(Section):
-    """A window as written: exactly one of `tumble`, `hop` (with `every`) and `session_gap`."""
-
-    tumble: PositiveUs | None = None
-    hop: PositiveUs | None = None
-    every: PositiveUs | None = None
-    session_gap: PositiveUs | None = None
-    group_by: tuple[str, ...] = ()
-    aggregate: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,62}$")], str] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> WindowConfig:
-        kinds = [name for name in ("tumble", "hop", "session_gap") if getattr(self, name) is not None]
-        if len(kinds) != 1:
-            raise ValueError(f"expected exactly one of tumble, hop and session_gap, found {', '.join(kinds) or 'none'}")
-        if (self.hop is None) != (self.every is None):
-            raise ValueError("hop and every go together")
-        if self.hop is not None and self.every is not None and (self.every > self.hop or self.hop // self.every > 1000):
-            raise ValueError("expected every ≤ hop, and at most 1000 windows per event")
-        return self
-
-
-class StreamConfig(Section):
-    """One stream of events."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
-    schema_: str = Field(alias="schema")  # JSON Schema file beside the configuration, or "package.module:PydanticModel"
-    time: str
-    time_unit: Literal["s", "ms", "us", "ns"] | None = None  # for an integer time field; absent: RFC 3339 text
-    id: str | None = None
-    key: str | None = None
-    max_out_of_orderness: DurationUs = 10_000_000
-    allowed_lateness: DurationUs = 30_000_000
-    idle_timeout: PositiveUs = 10_000_000
-    max_future: DurationUs = 3_600_000_000
-    dedup_horizon: PositiveUs = 3_600_000_000
-    lake: StreamLakeConfig = StreamLakeConfig()
-    filter: str | None = None
-    windows: Mapping[Name, WindowConfig] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _reserved(self) -> StreamConfig:
-        taken = {"events", "late", "dead_letters"} & set(self.windows)
-        if taken:
-            raise ValueError(f"a window cannot be called {taken.pop()!r}: every stream has a table of that name")
-        return self
+from eagleray.cluster.log.ingest_clock import Anchor
+from eagleray.cluster.log.protocol import Epoch
+from eagleray.cluster.near_names import instead
+from eagleray.cluster.sections import (
+    LOOPBACK,
+    RECORD_SLACK_BYTES,
+    EdgeConfig,
+    JobsConfig,
+    LakeConfig,
+    LogConfig,
+    PoolsConfig,
+    RayConfig,
+    S3Config,
+    Section,
+    SloConfig,
+    SqlConfig,
+    StateConfig,
+    StreamConfig,
+    StreamName,
+)
 
 
 class Config(Section):
@@ -224,10 +59,63 @@ class Config(Section):
     edge: EdgeConfig = EdgeConfig()
     log: LogConfig = LogConfig()
     lake: LakeConfig = LakeConfig()
+    sql: SqlConfig = SqlConfig()
+    state: StateConfig = StateConfig()
     pools: PoolsConfig = PoolsConfig()
     jobs: JobsConfig = JobsConfig()
     ray: RayConfig = RayConfig()
+    slo: SloConfig = SloConfig()
     streams: Annotated[Mapping[StreamName, StreamConfig], AfterValidator(dict)] = Field(default_factory=dict)
+
+    _epochs: Mapping[str, Epoch] | None = PrivateAttr(default=None)
+    _anchor: Anchor | None = PrivateAttr(default=None)
+
+    @property
+    def epochs(self) -> Mapping[str, Epoch] | None:
+        """The log of each stream, where `up` has found which that is; None elsewhere."""
+        return self._epochs
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """How the machine's clock stood when `up` started; None elsewhere."""
+        return self._anchor
+
+    @model_validator(mode="after")
+    def _no_open_wire(self) -> Config:
+        wire = self.sql.postgres
+        if wire is not None and self.edge.auth == "off" and wire.host not in LOOPBACK:
+            raise ValueError(f"sql.postgres: edge.auth: off needs a loopback host, not {wire.host!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _events_fit(self) -> Config:
+        limit = self.log.kafka.record_bytes_max - RECORD_SLACK_BYTES
+        if self.log.backend == "kafka" and self.edge.event_bytes_max > limit:
+            raise ValueError(
+                f"log.kafka.record_bytes_max ({self.log.kafka.record_bytes_max}) cannot hold an event of"
+                f" edge.event_bytes_max ({self.edge.event_bytes_max}); expected at least"
+                f" {self.edge.event_bytes_max + RECORD_SLACK_BYTES}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ids_are_kept(self) -> Config:
+        hours = self.log.kafka.topic_retention_hours
+        for name, stream in self.streams.items():
+            if hours is not None and hours * 3.6e9 < stream.dedup_horizon:
+                raise ValueError(f"log.kafka.topic_retention_hours is shorter than streams.{name}.dedup_horizon")
+        return self
+
+    def bound(self, epochs: Mapping[str, Epoch], anchor: Anchor | None = None) -> Config:
+        """The same configuration for workers that may use these logs only, and compare their clocks with `anchor`."""
+        copied = self.model_copy()
+        copied._epochs, copied._anchor = dict(epochs), anchor
+        return copied
+
+    @property
+    def digest(self) -> str:
+        """Tells configurations apart, wherever their file is."""
+        return sha256(self.model_dump_json(exclude={"file"}).encode()).hexdigest()
 
     @property
     def warehouse(self) -> str:
@@ -240,6 +128,11 @@ class Config(Section):
         return self.lake.catalog.uri or f"sqlite:///{self.data_dir / 'catalog.db'}"
 
     @property
+    def cache_dir(self) -> Path:
+        """Copies of files of the warehouse, where that is an object store."""
+        return self.data_dir / "cache"
+
+    @property
     def log_dir(self) -> Path:
         """The embedded log's directory."""
         return self.data_dir / "log"
@@ -248,6 +141,11 @@ class Config(Section):
     def state_dir(self) -> Path:
         """Snapshots of worker state, a cache of the log."""
         return self.data_dir / "state"
+
+    @property
+    def state_database(self) -> str:
+        """The database of shared state."""
+        return self.state.database or self.catalog_uri
 
     @property
     def logs_dir(self) -> Path:
@@ -262,7 +160,31 @@ class Config(Section):
     @property
     def jobs_history(self) -> str:
         """The SQLAlchemy URL of the jobs' history."""
-        return self.jobs.history or f"sqlite:///{self.data_dir / 'jobs.db'}"
+        shared = self.state_database if self.state.backend == "shared" else None
+        return self.jobs.history or shared or f"sqlite:///{self.data_dir / 'jobs.db'}"
+
+    def secret_values(self, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Every secret that this process can know of: what no message, log or history of jobs may show.
+
+        The values of `jobs.secrets`, passwords in URLs, every secret of the catalog's settings, and what settings read
+        from a file or the environment (`*_file`, `*_env`): those of brokers, messages and lineage, as they are now.
+        """
+        found = os.environ if environ is None else environ
+        values = [found[name] for name in (*self.jobs.secrets, *_SECRET_VARIABLES) if found.get(name)]
+        urls = [self.jobs.history, self.state.database]
+        for name, value in self.lake.catalog.model_dump().items():
+            if isinstance(value, str):
+                urls.append(value)
+                if name not in ("type", "uri") and _SECRET_NAME.search(name):
+                    values.append(value)
+        values += [password for url in urls if url and (password := _password(url))]
+        return tuple(dict.fromkeys([*values, *_held_aside(self, found), *_keys_of_store(self.lake.s3, found)]))
+
+    @property
+    def retains(self) -> bool:
+        """Whether anything is to be deleted by its age."""
+        sections = [self.jobs.retention, *(stream.retention for stream in self.streams.values())]
+        return any(value is not None for section in sections for value in section.model_dump().values())
 
     @property
     def jobs_dir(self) -> Path:
@@ -275,6 +197,43 @@ class Config(Section):
         return self.data_dir / "keys.db"
 
 
+_SECRET_NAME = re.compile(r"secret|password|token|credential|passphrase|access.key$", re.IGNORECASE)
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "EAGLERAY_API_KEY")
+_ASIDE = re.compile(r"(.+)_(file|env)")
+
+
+def _held_aside(section: BaseModel, environ: Mapping[str, str]) -> Iterator[str]:
+    """The values that settings `*_file` and `*_env` name, in all sections below; what cannot be read is none."""
+    for name, value in section:
+        match = _ASIDE.fullmatch(name)
+        if match and match[2] == "env" and isinstance(value, str) and environ.get(value):
+            yield environ[value]
+        elif match and match[2] == "file" and isinstance(value, Path):
+            with suppress(OSError, UnicodeDecodeError):
+                yield from value.read_text().splitlines()[:1]
+        for below in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]:
+            if isinstance(below, BaseModel):
+                yield from _held_aside(below, environ)
+
+
+def _keys_of_store(store: S3Config, environ: Mapping[str, str]) -> Iterator[str]:
+    """The secret keys of the file that boto3 reads, of every profile."""
+    file = store.credentials_file or environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    profiles = configparser.RawConfigParser()
+    with suppress(OSError, UnicodeDecodeError, configparser.Error, RuntimeError):
+        profiles.read(Path(file).expanduser())
+        for name in profiles.sections():
+            yield from (value for key, value in profiles.items(name) if _SECRET_NAME.search(key) and value)
+
+
+def _password(url: str) -> str | None:
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return None
+    return unquote(password) if password else None
+
+
 def load_config(
     file: Path,
     *,
@@ -285,13 +244,11 @@ def load_config(
 ) -> Config:
     """Read `file` with overrides from the environment and the command line; raises ConfigError."""
     try:
-        raw = yaml.safe_load(file.read_text())
+        raw = _parsed(str(file), file.read_text())
     except FileNotFoundError:
         raise ConfigError(str(file), "no such file; `eagleray init DIR` makes a project that has one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), f"not readable: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(str(file), f"not YAML: {error}") from error
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -306,12 +263,74 @@ def load_config(
     try:
         config = Config.model_validate({**raw, "file": file})
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()  # a name that is not there first: what is missing may be what it was meant for
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         hint = f", found {first['input']!r}" if first["type"] not in ("missing", "extra_forbidden") else ""
-        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key{instead(str(first['loc'][-1]), _keys_at(Config, first['loc'][:-1]))}"
         raise ConfigError(f"{file}: {key}", f"{message}{hint}") from None
+    _check_state(config)
     return _anchored(config)
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys that the section at `path` may have."""
+    at = list(path)
+    while at:
+        fields = {info.alias or name: info for name, info in model.model_fields.items()}
+        info = fields.get(str(at.pop(0)))
+        inner = _section_in(info.annotation) if info is not None else None
+        if info is None or inner is None:
+            return []
+        model, many = inner
+        if many and at:  # the name of an entry, or its place in the list
+            at.pop(0)
+    return [info.alias or name for name, info in model.model_fields.items() if name != "file"]
+
+
+def _section_in(annotation: Any, many: bool = False) -> tuple[type[BaseModel], bool] | None:
+    """The section that a setting is, or that it has several of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, many
+    several = many or get_origin(annotation) in (tuple, Mapping)
+    return next((found for one in get_args(annotation) if (found := _section_in(one, several))), None)
+
+
+def _check_state(config: Config) -> None:
+    """Raise ConfigError where shared state has no server that every node reaches, and where an extra is missing."""
+    if config.jobs.lineage is not None and find_spec("openlineage") is None:
+        raise ConfigError(f"{config.file}: jobs.lineage", "needs the extra `lineage`: pip install 'eagleray[lineage]'")
+    state, warehouse = config.state, config.warehouse
+    if state.backend == "embedded":
+        if state.database is not None:
+            raise ConfigError(f"{config.file}: state.database", "it is for state.backend: shared")
+        return
+    if not config.state_database.startswith("postgresql"):
+        key = "lake.catalog.uri" if state.database is None and config.lake.catalog.type == "sql" else "state.database"
+        problem = "state.backend: shared keeps small rows in a database that every node reaches"
+        raise ConfigError(f"{config.file}: {key}", f"{problem}; expected postgresql://USER@HOST/DATABASE")
+    if not warehouse.startswith("s3://"):
+        problem = f"state.backend: shared keeps files in the warehouse, and {warehouse} is on one machine"
+        raise ConfigError(f"{config.file}: lake.warehouse", f"{problem}; expected s3://BUCKET/…")
+    if config.jobs_history.startswith("sqlite"):
+        problem = "with state.backend: shared, claims and leases must be where every node reaches them"
+        raise ConfigError(f"{config.file}: jobs.history", f"{problem}; leave it out, or expected postgresql://…")
+
+
+def _parsed(where: str, text: str) -> Any:
+    """The value of a YAML text; raises ConfigError, one line that names the place."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError(where, f"not YAML: {error.problem or error.context}{at}") from error
+    except (yaml.YAMLError, ValueError) as error:  # dates such as 2015-13-01 raise ValueError
+        raise ConfigError(where, f"not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(where, "nested too deeply; expected sections of keys and values, a few levels deep") from None
 
 
 def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -321,7 +340,9 @@ def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
             target = raw
             for section in sections:
                 target = target.setdefault(section, {})
-            target[key] = yaml.safe_load(text)
+                if not isinstance(target, dict):
+                    raise ConfigError(variable, f"{section} is {target!r}, which has no key {key!r}")
+            target[key] = _parsed(variable, text)
 
 
 def _anchored(config: Config) -> Config:
@@ -329,10 +350,52 @@ def _anchored(config: Config) -> Config:
     lake = config.lake
     if lake.warehouse and "://" not in lake.warehouse:
         lake = lake.model_copy(update={"warehouse": str((root / lake.warehouse).resolve())})
+    if lake.s3.credentials_file:
+        keys = str((root / lake.s3.credentials_file).expanduser().resolve())
+        lake = lake.model_copy(update={"s3": lake.s3.model_copy(update={"credentials_file": keys})})
     uri = lake.catalog.uri
     if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         anchored = f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}"
         lake = lake.model_copy(update={"catalog": lake.catalog.model_copy(update={"uri": anchored})})
+    edge = config.edge
+    if (tls := edge.tls) is not None:
+        files = {name: getattr(tls, name) for name in ("cert", "key", "client_ca")}
+        found = {name: (root / file).absolute() for name, file in files.items() if file is not None}
+        edge = edge.model_copy(update={"tls": tls.model_copy(update=found)})
+    if edge.jwt is not None and "://" not in edge.jwt.jwks:
+        jwt = edge.jwt.model_copy(update={"jwks": str((root / edge.jwt.jwks).absolute())})
+        edge = edge.model_copy(update={"jwt": jwt})
+    config = config.model_copy(
+        update={"edge": edge, "log": _anchored_log(config.log, root), "jobs": _aside_anchored(config.jobs, root)}
+    )
     return config.model_copy(
         update={"file": config.file.absolute(), "data_dir": (root / config.data_dir).resolve(), "lake": lake}
     )
+
+
+def _aside_anchored(jobs: JobsConfig, root: Path) -> JobsConfig:
+    """Files of secrets and holidays are beside the configuration."""
+
+    def anchored(section: Any) -> Any:
+        if section is None:
+            return None
+        found = {name: (root / value).absolute() for name, value in section if isinstance(value, Path)}
+        return section.model_copy(update=found)
+
+    notify = tuple(
+        one.model_copy(update={way: anchored(getattr(one, way)) for way in ("webhook", "slack", "email")})
+        for one in jobs.notify
+    )
+    calendars = {name: anchored(one) for name, one in jobs.calendars.items()}
+    return jobs.model_copy(update={"notify": notify, "calendars": calendars, "lineage": anchored(jobs.lineage)})
+
+
+def _anchored_log(log: LogConfig, root: Path) -> LogConfig:
+    kafka = log.kafka
+    if kafka.tls is not None:
+        found = {name: (root / file).absolute() for name, file in kafka.tls if file is not None}
+        kafka = kafka.model_copy(update={"tls": kafka.tls.model_copy(update=found)})
+    if kafka.sasl is not None and kafka.sasl.password_file is not None:
+        file = (root / kafka.sasl.password_file).absolute()
+        kafka = kafka.model_copy(update={"sasl": kafka.sasl.model_copy(update={"password_file": file})})
+    return log.model_copy(update={"kafka": kafka})

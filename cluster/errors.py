@@ -44,9 +44,32 @@ class Overloaded(EaglerayError):
 class LogUnavailable(EaglerayError):
     """The event log could not be written or read (disk full, locked, brokers away). Nothing was acked; retry later."""
 
+    code = "log_unavailable"  # in answers and in the status
+
+
+class LogMismatch(LogUnavailable):
+    """Not the log that the tables were written from: gone, replaced, or older than they are. Nothing was acked.
+
+    Put the right log back, or begin a new epoch with `eagleray recover`.
+    """
+
+    code = "log_mismatch"  # in answers and in the status
+
+
+class ClockAhead(LogUnavailable):
+    """The machine's clock was set forward: records would get times that nobody could take back. Nothing was acked."""
+
+    code = "clock_ahead"
+
 
 class LogCorrupt(EaglerayError):
     """A log record's checksum does not match. The partition stops there; it is never skipped in silence."""
+
+    code = "log_corrupt"  # in answers and in the status
+
+
+class RecordTooLarge(EaglerayError):
+    """One event alone is larger than the log's largest record. Nothing was written. HTTP 413."""
 
 
 class OffsetOutOfRange(EaglerayError):
@@ -57,16 +80,49 @@ class CommitFailed(EaglerayError):
     """The catalog refused the commit: another one came first. Nothing changed: reload the table and decide again."""
 
 
+class FilesLost(CommitFailed):
+    """Files that were written for a commit are gone or waited too long: the same files never land, write them again."""
+
+
 class CommitUnknown(EaglerayError):
     """The answer to a commit was lost. It may have landed: read the table back before anything else, delete nothing."""
 
 
-class QueryRejected(EaglerayError):
+class LakeDamaged(EaglerayError, OSError):
+    """A file of the lake is cut or changed, and cannot be read; the message names it. Restore it from a backup."""
+
+
+class QueryError(EaglerayError):
+    """What comes of a SQL query in place of rows. `sqlstate` is SQL's code for it, five letters and digits."""
+
+    SQLSTATE = "XX000"
+
+    def __init__(self, message: str, sqlstate: str = "") -> None:
+        """Without `sqlstate`: the class's own."""
+        super().__init__(message)
+        self.sqlstate = sqlstate or self.SQLSTATE
+
+
+class QueryRejected(QueryError):
     """A SQL query that is not allowed or not valid; the message says why. HTTP 400, exit code 2."""
 
+    SQLSTATE = "42000"
 
-class QueryFailed(EaglerayError):
+
+class QueryForbidden(QueryError):
+    """A SQL query of a table that the asker's scopes do not open; the message names table and scope. HTTP 403."""
+
+    SQLSTATE = "42501"
+
+
+class BadCursor(EaglerayError):
+    """A page was asked for after a cursor that no page of these rows ended with. HTTP 400."""
+
+
+class QueryFailed(QueryError):
     """A valid SQL query that could not be completed within its limits (time, memory). HTTP 422, exit code 1."""
+
+    SQLSTATE = "58000"
 
 
 class JobFailed(EaglerayError):
