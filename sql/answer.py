@@ -7,20 +7,23 @@ binary base64; structs objects, lists arrays, maps objects (arrays of pairs wher
 
 from __future__ import annotations
 
+import io
 from base64 import b64encode
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from eagleray.sql.engine import Answer
 
+_ROWS = 4096  # rendered at once
 _INTEGER_MAX = 2**64 - 1
 _INTEGER_MIN = -(2**63)
-_NEVER = {2**63 - 1: "infinity", -(2**63) + 1: "-infinity"}  # DuckDB's timestamps before and after all others
+_ENDLESS = {2**63 - 1: "infinity", -(2**63) + 1: "-infinity"}  # DuckDB's timestamps before and after all others
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -43,12 +46,23 @@ def as_records(answer: Answer) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*_columns(answer.table), strict=True)]
 
 
-def as_arrow(answer: Answer) -> bytes:
+def write_json(answer: Answer, out: io.RawIOBase) -> None:
+    """The text of `as_json`, made some thousand rows at a time: most texts are several times as large as the table."""
+    columns = [{"name": n, "type": kind} for n, kind in zip(answer.table.column_names, answer.types, strict=True)]
+    out.write(b'{"columns":' + msgspec.json.encode(columns) + b',"rows":[')
+    comma = b""
+    for batch in answer.table.to_batches(max_chunksize=_ROWS):
+        if batch.num_rows:
+            rows = msgspec.json.encode(list(zip(*map(plain, batch.columns), strict=True)))
+            out.write(comma + rows[1:-1])
+            comma = b","
+    out.write(b"]}")
+
+
+def write_arrow(answer: Answer, out: io.RawIOBase) -> None:
     """An Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, answer.table.schema) as writer:
+    with pa.ipc.new_stream(out, answer.table.schema) as writer:
         writer.write_table(answer.table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
 def _columns(table: pa.Table) -> list[list[Any]]:
@@ -85,8 +99,8 @@ def _timestamps(column: pa.Array) -> list[Any]:
     if unit != "s":
         texts = pc.replace_substring_regex(texts, r"\.?0*$", "")  # the fraction always has all its digits
     values = pc.binary_join_element_wise(texts, zone, "").to_pylist()
-    if any(number in _NEVER for number in pc.min_max(numbers).as_py().values()):
-        return [_NEVER.get(n, text) for n, text in zip(numbers.to_pylist(), values, strict=True)]
+    if any(number in _ENDLESS for number in pc.min_max(numbers).as_py().values()):
+        return [_ENDLESS.get(n, text) for n, text in zip(numbers.to_pylist(), values, strict=True)]
     return values  # type: ignore[no-any-return]
 
 

@@ -27,6 +27,28 @@ _WRONG = (
     duckdb.PermissionException,
     duckdb.NotImplementedException,
 )
+_SAID: tuple[tuple[str, str], ...] = (
+    ("Referenced column", "42703"),
+    ("does not have a column", "42703"),
+    ("Referenced table", "42P01"),
+    ("No function matches", "42883"),
+    ("Function with name", "42883"),
+    ("Could not convert", "22P02"),
+    ("Conversion Error", "22P02"),
+    ("out of range", "22003"),
+    ("Overflow", "22003"),
+)
+_STATES: tuple[tuple[type[Exception], str], ...] = (
+    (duckdb.ParserException, "42601"),
+    (duckdb.SyntaxException, "42601"),
+    (duckdb.CatalogException, "42P01"),
+    (duckdb.BinderException, "42804"),
+    (duckdb.PermissionException, "42501"),
+    (duckdb.NotImplementedException, "0A000"),
+    (duckdb.ConversionException, "22P02"),
+    (duckdb.OutOfRangeException, "22003"),
+    (duckdb.InvalidInputException, "22023"),
+)
 _UNRENDERED = ("BIT", "BIGNUM", "TIME WITH TIME ZONE", "UNION", "VARIANT", "GEOMETRY")
 
 
@@ -45,10 +67,10 @@ class Limits:
 class Deadline:
     """When a query has to be done."""
 
-    def __init__(self, timeout_s: float) -> None:
-        """`timeout_s` from now."""
+    def __init__(self, timeout_s: float, spent_s: float = 0.0) -> None:
+        """`timeout_s` from now, less what was spent of them."""
         self.timeout_s = timeout_s
-        self._end = monotonic() + timeout_s
+        self._end = monotonic() + timeout_s - spent_s
 
     def left_s(self) -> float:
         """Seconds left; raises QueryFailed when there are none."""
@@ -59,7 +81,7 @@ class Deadline:
 
     def passed(self) -> QueryFailed:
         """The error for a query that took too long."""
-        return QueryFailed(f"the query was stopped after its time limit of {self.timeout_s:g} s")
+        return QueryFailed(f"the query was stopped after its time limit of {self.timeout_s:g} s", "57014")
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,7 @@ def connect(limits: Limits, temp_dir: str) -> duckdb.DuckDBPyConnection:
             "allow_persistent_secrets": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
-            "max_temp_directory_size": f"{limits.temp_bytes_max}B",
+            "max_temp_directory_size": f"{max(1, limits.temp_bytes_max)}B",  # 0 would be no limit at all
             "memory_limit": f"{limits.memory_bytes_max}B",
             "python_enable_replacements": "false",
             "temp_directory": temp_dir,
@@ -112,7 +134,7 @@ def renderable(relation: duckdb.DuckDBPyRelation) -> tuple[str, ...]:
     types = tuple(str(kind).strip('"') for kind in relation.types)
     for name, kind in zip(relation.columns, types, strict=True):
         if kind.startswith(_UNRENDERED):
-            raise QueryRejected(f"the column {name} has the type {kind}; cast it, for example to VARCHAR")
+            raise QueryRejected(f"the column {name} has the type {kind}; cast it, for example to VARCHAR", "0A000")
     return types
 
 
@@ -137,7 +159,7 @@ def bounded(connection: duckdb.DuckDBPyConnection, limits: Limits, deadline: Dea
     try:
         yield
     except _WRONG as error:
-        raise QueryRejected(_message(error)) from None
+        raise QueryRejected(_message(error), _state(error)) from None
     except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
         raise _failure(error, limits, deadline) from None
     finally:
@@ -151,14 +173,24 @@ def _failure(error: Exception, limits: Limits, deadline: Deadline) -> QueryFaile
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "Out of Memory Error" in text:
         return QueryFailed(
             f"the query needs more than its {limits.memory_bytes_max // MIB} MiB of memory and"
-            f" {limits.temp_bytes_max // MIB} MiB of temporary files ({limits.setting})"
+            f" {limits.temp_bytes_max // MIB} MiB of temporary files ({limits.setting})",
+            "53200",
         )
-    return QueryFailed(_message(error))
+    return QueryFailed(_message(error), _state(error))
+
+
+def _state(error: Exception) -> str:
+    """SQL's code for an error of DuckDB; empty where there is none of its own."""
+    text = str(error)
+    found = next((code for said, code in _SAID if said in text), "")
+    return found or next((code for kind, code in _STATES if isinstance(error, kind)), "")
 
 
 def _message(error: Exception) -> str:
-    """DuckDB's message without the name of the error's class and without stack traces."""
+    """DuckDB's message without the name of the error's class and without stack traces, its own or Python's."""
     text = str(error).split("\n\nStack Trace")[0].strip()
+    if text.startswith("Traceback "):  # of a file that `sql.remote_files` could not read
+        return text.splitlines()[-1].partition(": ")[2]
     head, colon, rest = text.partition(": ")
     return rest if colon and head.endswith(" Error") else text
 

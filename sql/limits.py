@@ -20,13 +20,29 @@ GRACE_S = 2.0  # between the interrupt and the end of the process
 
 def limit_memory(query_bytes_max: int) -> None:
     """From here on this process can have `query_bytes_max` + HEADROOM_BYTES more of private memory. Linux only."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
+    held = private_bytes()
+    if not held:
         return
-    held = int(statm.read_text().split()[5]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = held + query_bytes_max + HEADROOM_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+@contextmanager
+def limited_memory(query_bytes_max: int) -> Iterator[None]:
+    """`limit_memory` for the block alone: what comes after it, in a process that goes on, has the limit of before."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_memory(query_bytes_max)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def private_bytes() -> int:
+    """What RLIMIT_DATA counts of this process; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[5]) * resource.getpagesize() if statm.exists() else 0
 
 
 @contextmanager

@@ -8,13 +8,14 @@ schemas, read from their footers, and each group is spelled out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from eagleray.cluster.errors import LakeDamaged
+from eagleray.cluster.lake.damage import ADVICE
 from eagleray.cluster.lake.scan import Column, ScanPlan
 from eagleray.sql.duckdb_types import sql_type
 from eagleray.sql.engine import identifier, literal
@@ -22,25 +23,36 @@ from eagleray.sql.engine import identifier, literal
 _ID = b"PARQUET:field_id"
 
 
-def select_parquet(plan: ScanPlan, columns: Sequence[Column], names: Sequence[str], path_as: str | None = None) -> str:
+def select_parquet(
+    plan: ScanPlan,
+    columns: Sequence[Column],
+    names: Sequence[str],
+    sources: Mapping[str, str],
+    path_as: str | None = None,
+) -> str:
     """A SELECT of the plan's rows; `names` are SQL's names of `columns`. Raises OSError where a file cannot be read.
 
-    `path_as`: the name of one more column, with the path of each row's file.
+    `sources`: how DuckDB has to name each file. `path_as`: the name of one more column, with the path of each row's
+    file, named so.
     """
+    files = list(sources.values())
     if plan.layout == "alike":
-        return _group(plan.files, _file_schema(plan.files[0])[1], columns, names, path_as)
+        return _group(files, _file_schema(plan, plan.files[0])[1], columns, names, path_as)
     if plan.layout == "flat":
         extra = f", filename = {literal(path_as)}" if path_as else ""
-        return f"SELECT * FROM {_parquet(plan.files, _mapping(columns, names) + extra)}"
+        return f"SELECT * FROM {_parquet(files, _mapping(columns, names) + extra)}"
     groups: dict[bytes, tuple[pa.Schema, list[str]]] = {}
     for file in plan.files:
-        key, schema = _file_schema(file)
-        groups.setdefault(key, (schema, []))[1].append(file)
+        key, schema = _file_schema(plan, file)
+        groups.setdefault(key, (schema, []))[1].append(sources[file])
     return " UNION ALL ".join(_group(files, schema, columns, names, path_as) for schema, files in groups.values())
 
 
 def _parquet(files: Sequence[str], options: str = "") -> str:
-    return f"read_parquet([{', '.join(map(literal, files))}], hive_partitioning = false{options})"
+    # Files that others wrote, or we before, have least and greatest values of columns that hold NaN: Parquet leaves NaN
+    # out of both, and without this word DuckDB concludes from them that there is none.
+    fixed = "hive_partitioning = false, can_have_nan = true"
+    return f"read_parquet([{', '.join(map(literal, files))}], {fixed}{options})"
 
 
 def _mapping(columns: Sequence[Column], names: Sequence[str]) -> str:
@@ -51,13 +63,23 @@ def _mapping(columns: Sequence[Column], names: Sequence[str]) -> str:
     return f", schema = MAP {{{by_id}}}"
 
 
-@lru_cache(maxsize=20_000)  # files never change; some KB each
-def _file_schema(file: str) -> tuple[bytes, pa.Schema]:
+_SCHEMAS_MAX = 20_000  # some KB each
+_schemas: dict[str, tuple[bytes, pa.Schema]] = {}  # by file, for files never change
+
+
+def _file_schema(plan: ScanPlan, file: str) -> tuple[bytes, pa.Schema]:
+    known = _schemas.get(file)
+    if known is not None:
+        return known
     try:
-        schema = pq.read_schema(file).remove_metadata()
+        with plan.stream(file) as source:
+            schema = pq.read_schema(source).remove_metadata()
     except pa.ArrowInvalid as error:
-        raise OSError(f"{file}: {error}") from None
-    return schema.serialize().to_pybytes(), schema
+        raise LakeDamaged(f"{file} is cut or damaged ({' '.join(str(error).split())}); {ADVICE}") from None
+    if len(_schemas) >= _SCHEMAS_MAX:
+        _schemas.clear()
+    _schemas[file] = (schema.serialize().to_pybytes(), schema)
+    return _schemas[file]
 
 
 def _group(

@@ -14,6 +14,7 @@ from typing import Any as Json
 import duckdb
 
 from eagleray.cluster.lake.predicate import EVERYTHING, All, Any, Compare, Comparison, In, IsNull, Predicate, Value
+from eagleray.sql.guard import nodes
 
 # All that is on: rewrites of logic alone, whatever the data. (Others draw on statistics of the empty tables, or make
 # plans that DuckDB 2.0 cannot write down.)
@@ -73,15 +74,9 @@ def predicates(
 
 
 def _scans(plan: Json) -> Iterator[dict[str, Json]]:
-    stack = [plan]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            if node.get("type") == "LOGICAL_GET" and isinstance(node.get("function_data"), dict):
-                yield node
-            stack.extend(node.values())
+    for node in nodes(plan):
+        if node.get("type") == "LOGICAL_GET" and isinstance(node.get("function_data"), dict):
+            yield node
 
 
 def _scan_predicate(scan: dict[str, Json], columns: Columns) -> Predicate:

@@ -13,14 +13,16 @@ from typing import Any as Json
 import duckdb
 
 from eagleray.cluster.errors import QueryFailed, QueryRejected
+from eagleray.cluster.lake.damage import ADVICE, missing
 from eagleray.cluster.lake.predicate import EVERYTHING, Any, Predicate
 from eagleray.cluster.lake.scan import ScanPlan
 from eagleray.sql.engine import Deadline, Limits, bounded, connect, lock
-from eagleray.sql.guard import Approved, place
+from eagleray.sql.guard import NO_COLUMN, NO_FUNCTION, Approved, place
 from eagleray.sql.planner import planner
 from eagleray.sql.prune import predicates
 from eagleray.sql.tables import Declared
 
+_STATES = {"COLUMN_NOT_FOUND": NO_COLUMN, "NO_MATCHING_FUNCTION": NO_FUNCTION, "MISSING_ENTRY": NO_FUNCTION}
 _INTERNAL = ("internal", "fatal")  # a plan that DuckDB cannot write down; it may still run it
 
 
@@ -61,7 +63,8 @@ def restrictions(
     """For each table that the statement reads, which of its rows can matter; raises QueryRejected where it is wrong."""
     found, error = predicates(connection, statement.select, {table.pinned.name: table.prunable for table in tables})
     if error and error["error_type"] not in _INTERNAL:
-        raise QueryRejected(_explained(statement.select, error, tables))
+        state = _STATES.get(error.get("error_subtype", ""), "")
+        raise QueryRejected(_explained(statement.select, error, tables), state)
     names = {".".join(reference.names).lower() for reference in statement.tables}
     return {name: found.get(name, EVERYTHING) for name in names}
 
@@ -78,7 +81,8 @@ def attached(plans: Plans, limits: Limits, temp: str, deadline: Deadline) -> Ite
         files: list[str] = []
         with bounded(connection, limits, deadline):
             for table, plan in plans:
-                files += table.attach(connection, plan)
+                with readable(table.pinned.name):
+                    files += table.attach(connection, plan)
         lock(connection, files)
         yield connection
 
@@ -93,7 +97,7 @@ def readable(what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise Vanished(f"{what} cannot be read: {error}") from error
+        raise Vanished(f"{what} cannot be read: {missing(error)}; {ADVICE}") from error
     except OSError as error:
         raise QueryFailed(f"{what} cannot be read: {error}") from error
 

@@ -1,12 +1,15 @@
 """Puts pinned tables of the lake into a DuckDB instance under their own names, `stream.table`.
 
-Called by `sql.session`: first empty, to plan the query; then as views over the files of a scan plan. Local files
-are read by DuckDB (`sql.parquet_select`); everything else goes through Iceberg's reader as Arrow batches.
+Called by `sql.session`: first empty, to plan the query; then as views over the files of a scan plan. DuckDB reads the
+files itself (`sql.parquet_select`), those of an object store by ranges (`sql.remote_files`); files with deletes go
+through Iceberg's reader as Arrow batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,13 +24,28 @@ from eagleray.sql.condition import condition
 from eagleray.sql.duckdb_types import sql_type
 from eagleray.sql.engine import identifier
 from eagleray.sql.parquet_select import select_parquet
+from eagleray.sql.remote_files import sources
 
 _GLOB = "*?["  # DuckDB would look for files that match
 
 
 def readable(plan: ScanPlan) -> bool:
     """Whether DuckDB can read the planned files itself."""
-    return plan.local and not any(sign in file for file in plan.files for sign in _GLOB)
+    return plan.plain and not any(sign in file for file in plan.files for sign in _GLOB if "://" not in file)
+
+
+def unique_names(columns: Iterable[str]) -> list[str]:
+    """SQL's names of columns: where names differ in case alone, later ones get a suffix."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for column in columns:
+        name, count = column, 0
+        while name.casefold() in taken:
+            count += 1
+            name = f"{column}_{count}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 @dataclass(frozen=True)
@@ -53,16 +71,7 @@ class Declared:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """SQL's names of the columns."""
-        names: list[str] = []
-        taken: set[str] = set()
-        for column in self.pinned.columns:
-            name, count = column.name, 0
-            while name.casefold() in taken:
-                count += 1
-                name = f"{column.name}_{count}"
-            taken.add(name.casefold())
-            names.append(name)
-        return tuple(names)
+        return tuple(unique_names([column.name for column in self.pinned.columns]))
 
     @cached_property
     def types(self) -> tuple[str, ...]:
@@ -90,11 +99,17 @@ class Declared:
         if not plan.files:
             self.declare(connection)
             return ()
-        local = readable(plan)
-        source = select_parquet(plan, self.pinned.columns, self.names) if local else self._arrow(connection, plan)
+        named = sources(connection, plan) if readable(plan) else {}
+        for file in named.values():  # DuckDB would say no more than that it may not look for it
+            if "://" not in file and not os.path.exists(file):
+                raise FileNotFoundError(errno.ENOENT, "a file of the lake is missing", file)
+        if named:
+            source = select_parquet(plan, self.pinned.columns, self.names, named)
+        else:
+            source = self._arrow(connection, plan)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(self.schema)}")
         connection.execute(f"CREATE VIEW {self.sql_name} AS {self._chosen(source)}")
-        return plan.files if local else ()
+        return list(named.values())
 
     def _chosen(self, source: str) -> str:
         if self.only == EVERYTHING:
