@@ -11,8 +11,9 @@ import os
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # Daft tells its makers of every import and query otherwise
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
@@ -21,17 +22,22 @@ import daft
 import pyarrow as pa
 import pyarrow.types as pt
 import ray
+from daft.io import IOConfig, S3Config
 
 from eagleray.cluster.errors import QueryRejected
 from eagleray.cluster.lake import predicate as p
-from eagleray.jobs.engines.daft_dialect import translate
+from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.engines.bound_sql import Unwritten
+from eagleray.jobs.engines.daft_plan import carried_out, prepared
 from eagleray.jobs.engines.plan import Outline, outline
 from eagleray.jobs.engines.results import as_reader
 from eagleray.jobs.engines.table_types import fitted
 from eagleray.jobs.engines.task import Work
 from eagleray.jobs.project.parameters import substitute
 from eagleray.jobs.project.sql_jobs import padded
-from eagleray.sql.guard import shared_guard
+from eagleray.sql.engine import connect
+from eagleray.sql.guard import place
+from eagleray.sql.planner import LIMITS
 from eagleray.sql.tables import Declared
 
 TASK_FILES_MAX = 1000  # small ones, as streams write them
@@ -42,7 +48,7 @@ _COMPARE = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 def run_daft_sql(work: Work) -> pa.RecordBatchReader:
     """Start the job's statement."""
-    planned = outline(substitute(padded(work.job.source), work.period).text, work.tables.values())
+    planned = outline(substitute(padded(work.job.source), work.period, work.job.variables).text, work.tables.values())
     return fitted(as_reader(_select(planned, work.tables)), planned.schema)
 
 
@@ -53,15 +59,22 @@ def select(text: str, tables: Mapping[str, Declared]) -> daft.DataFrame:
 
 def _select(planned: Outline, tables: Mapping[str, Declared]) -> daft.DataFrame:
     use_cluster()
-    columns = (column for name in planned.needed for column in tables[name].pinned.columns)
-    decimals = {column.name.lower() for column in columns if pt.is_decimal(column.type)}
-    guard, text = shared_guard(), planned.text
-    written = translate(guard, text, decimals, lambda name, column: tables[name].pinned.may_be_null(column))
-    frames = {name: _frame(tables[name], needed) for name, needed in planned.needed.items()}
+
+    def read(name: str, columns: Sequence[str]) -> daft.DataFrame:
+        table = tables[name]
+        lake = dict(zip(table.names, (column.name for column in table.pinned.columns), strict=True))
+        frame = _frame(table, planned.needed.get(name, p.EVERYTHING))
+        return frame.select(*(daft.col(lake[column]).alias(f"t{at}") for at, column in enumerate(columns)))
+
     try:
-        return daft.sql(written, register_globals=False, **frames)
-    except Exception as error:
-        raise QueryRejected(f"Daft does not take the statement: {error}") from error
+        with closing(connect(LIMITS, tempfile.gettempdir())) as connection:
+            for table in tables.values():
+                table.declare(connection)
+            plan = prepared(connection, planned.text)
+        return carried_out(plan, read, planned.schema.names)
+    except Unwritten as what:
+        where = place(planned.text, what.at)
+        raise QueryRejected(f"Daft cannot be trusted with {what}{where}; engine duckdb has it") from None
 
 
 def use_cluster() -> None:
@@ -96,26 +109,45 @@ def _task_bytes(nodes: Iterable[Mapping[str, float]]) -> int:
 def _frame(table: Declared, needed: p.Predicate) -> daft.DataFrame:
     pinned = table.pinned
     types = {column.name: column.type for column in pinned.columns}
-    frame = daft.read_iceberg(pinned.iceberg(), snapshot_id=pinned.snapshot_id)
+    frame = daft.read_iceberg(pinned.iceberg(), snapshot_id=pinned.snapshot_id, io_config=_io_config(pinned))
     if table.only != p.EVERYTHING:
         frame = frame.where(_expression(table.only, types))
-    if (times := _of_times(needed, types)) != p.EVERYTHING:
+    if (early := _exact(needed, types)) != p.EVERYTHING:
         with suppress(OverflowError):  # beyond Python's last year, 9999
-            frame = frame.where(_expression(times, types))
+            frame = frame.where(_expression(early, types))
     return frame
 
 
-def _of_times(predicate: p.Predicate, types: Mapping[str, pa.DataType]) -> p.Predicate:
-    """What is about dates and instants. Daft takes their constants for calls, and would read every file and row."""
+def _io_config(pinned: Pinned) -> IOConfig | None:
+    """Daft's own reader gets the address and keys that the lake uses."""
+    access = pinned.s3_access()
+    if access is None:
+        return None
+    return IOConfig(
+        s3=S3Config(
+            endpoint_url=access.endpoint,
+            region_name=access.region,
+            key_id=access.key,
+            access_key=access.secret,
+            session_token=access.token,
+            force_virtual_addressing=access.virtual,
+        )
+    )
+
+
+def _exact(predicate: p.Predicate, types: Mapping[str, pa.DataType]) -> p.Predicate:
+    """What Daft judges as SQL does, so that it leaves out files and rows early; nothing about floating point."""
     match predicate:
         case p.All(parts):
-            kept = (_of_times(part, types) for part in parts)
+            kept = (_exact(part, types) for part in parts)
             return p.All(tuple(part for part in kept if part != p.EVERYTHING))
         case p.Any(parts):
-            either = tuple(_of_times(part, types) for part in parts)
+            either = tuple(_exact(part, types) for part in parts)
             return p.EVERYTHING if p.EVERYTHING in either else p.Any(either)
         case p.Compare(column) | p.In(column) | p.IsNull(column):
-            return predicate if pt.is_timestamp(types[column]) or pt.is_date(types[column]) else p.EVERYTHING
+            kind = types[column]
+            plain = pt.is_timestamp(kind) or pt.is_date(kind) or pt.is_integer(kind) or pt.is_large_string(kind)
+            return predicate if plain or pt.is_string(kind) else p.EVERYTHING
 
 
 def _expression(predicate: p.Predicate, types: Mapping[str, pa.DataType]) -> daft.Expression:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import duckdb
 import pyarrow as pa
 
-from eagleray.jobs.engines.table_types import fitted
+from eagleray.jobs.engines.table_types import fitted, table_schema
 from eagleray.jobs.engines.task import Work
 from eagleray.jobs.project.parameters import substitute
 from eagleray.jobs.project.sql_jobs import padded
-from eagleray.sql.engine import Deadline, Limits, bounded, renderable
+from eagleray.sql.engine import Deadline, Limits, bounded, identifier, renderable
 from eagleray.sql.guard import shared_guard
 from eagleray.sql.session import opened
 from eagleray.sql.tables import Declared
@@ -28,7 +28,7 @@ _WIDE = ("HUGEINT", "UHUGEINT", "UBIGINT")  # what sums make; tables have no int
 
 def run_sql(work: Work) -> pa.RecordBatchReader:
     """Start the job's statement."""
-    text = substitute(padded(work.job.source), work.period).text
+    text = substitute(padded(work.job.source), work.period, work.job.variables).text
     return open_for(work, [text]).stream_of(text)
 
 
@@ -97,6 +97,13 @@ class DuckDb:
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         with bounded(self._connection, self._limits, self._deadline):
             yield from reader
+
+
+def declared_schema(columns: Sequence[tuple[str, str]]) -> pa.Schema:
+    """The columns of `columns: {name: SQL type}` as a table has them."""
+    chosen = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in columns)
+    with closing(duckdb.connect()) as connection:
+        return table_schema(read(connection.sql(f"SELECT {chosen} LIMIT 0")).schema)
 
 
 def read(relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 
+from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.engines.context import running
-from eagleray.jobs.engines.duckdb import open_for
+from eagleray.jobs.engines.duckdb import declared_schema, open_for
 from eagleray.jobs.engines.results import as_reader
 from eagleray.jobs.engines.rows import Rows
+from eagleray.jobs.engines.table_types import conformed
 from eagleray.jobs.engines.task import Work
 from eagleray.jobs.model import EngineName
 from eagleray.jobs.project.parameters import substitute
@@ -27,7 +29,9 @@ def run_function(work: Work) -> pa.RecordBatchReader:
     function = work.job.source.function
     assert function is not None
     taken = arguments(function)
-    texts = {each.name: substitute(each.statement, work.period).text for each in taken if each.table}
+    texts = {
+        each.name: substitute(each.statement, work.period, work.job.variables).text for each in taken if each.table
+    }
     forms = {each.name: each.form or _OF_ENGINE[work.job.engine] for each in taken if each.table}
     # Relations of one DuckDB can be joined; a stream keeps a connection for itself.
     joined = [texts[name] for name, form in forms.items() if form == "duckdb"]
@@ -46,7 +50,26 @@ def run_function(work: Work) -> pa.RecordBatchReader:
         _by_value(function)
     with running(work):
         result = function(**{argument.name: value(argument) for argument in taken})
-    return as_reader(result)
+    try:
+        reader = as_reader(result)
+    except TypeError as error:  # of the function as it is written
+        raise work.failed(f"TypeError: {error}", retryable=False) from error
+    return declared_as(reader, work.job.columns) if work.job.columns else reader
+
+
+def declared_as(reader: pa.RecordBatchReader, columns: Sequence[tuple[str, str]]) -> pa.RecordBatchReader:
+    """The rows with these columns, by name, of these SQL types; raises QueryRejected for rows that lack one."""
+    schema = declared_schema(columns)
+    missing = [name for name in schema.names if name not in reader.schema.names]
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            if batch.num_rows and missing:
+                has = ", ".join(reader.schema.names)
+                raise QueryRejected(f"the result has no column {missing[0]!r}, which `columns` declares; it has {has}")
+            yield conformed(batch, schema)
+
+    return pa.RecordBatchReader.from_batches(schema, rows())
 
 
 def _by_value(function: Callable[..., Any]) -> None:

@@ -13,6 +13,12 @@ from eagleray.cluster.lake.predicate import EVERYTHING, All, Any, Compare, In, P
 from eagleray.cluster.lake.progress import CLOSED
 from eagleray.cluster.lake.scan import Pinned
 
+NUMBER_PROPERTY = "eagleray.run_number"
+"""The greatest `_run_number` that a job has given in the table; it never falls."""
+
+NUMBERED_PROPERTY = "eagleray.numbered"
+"""`no` where the last run's mode gives its rows no numbers: a column `_run_number` is then the user's own."""
+
 Position = Mapping[str, int]
 """How far a table was read, by what it grows along.
 
@@ -73,14 +79,15 @@ def _partitioned(pinned: Pinned) -> bool:
     """A table that a stream's writers commit to; a copy of its columns in a job's output is none."""
     names = {column.name for column in pinned.columns}
     if not names.issuperset((_PARTITION, _OFFSET)) or RUN_NUMBER in names:
-        return False
+        return False  # a stream's tables have no such column
     return pinned.snapshot_id is None or any(key.startswith("p") for key in pinned.progress)
 
 
 def _ordered_by(pinned: Pinned) -> str | None:
     """The column whose greatest value says how far a table is that grows in its order."""
     names = {column.name for column in pinned.columns}
-    if RUN_NUMBER in names:
+    numbered = NUMBER_PROPERTY in pinned.properties and pinned.properties.get(NUMBERED_PROPERTY) != "no"
+    if RUN_NUMBER in names and (numbered or pinned.snapshot_id is None):
         return RUN_NUMBER
     if names.issuperset((_START, WINDOW_END)) and (pinned.snapshot_id is None or CLOSED in pinned.progress):
         return WINDOW_END

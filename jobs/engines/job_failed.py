@@ -13,6 +13,9 @@ from eagleray.jobs.project.parameters import substitute
 from eagleray.jobs.project.sql_jobs import padded
 from eagleray.sql.guard import displaced
 
+_WRITTEN = (ImportError, NameError, SyntaxError)
+"""What another attempt raises again: the program is wrong, not its circumstances."""
+
 _LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)  # DuckDB's, where it shows the text; without empty lines before it
 
 
@@ -32,7 +35,7 @@ def named(work: Work) -> Iterator[None]:
         raise work.failed(message, _user_line(error, work)) from error
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
-        raise work.failed(message, _user_line(error, work), retryable=not isinstance(error, ImportError)) from error
+        raise work.failed(message, _user_line(error, work), retryable=not isinstance(error, _WRITTEN)) from error
 
 
 def _in_sql(message: str, work: Work) -> tuple[int | None, str]:
@@ -44,7 +47,7 @@ def _in_sql(message: str, work: Work) -> tuple[int | None, str]:
         shown = _LINE.search(message)
         return (work.job.source.line + int(shown[1]) - 1 if shown else None), message
     line, column = place
-    written = substitute(padded(work.job.source), work.period).column(line, column)
+    written = substitute(padded(work.job.source), work.period, work.job.variables).column(line, column)
     return line, f"{text} (column {written})"
 
 

@@ -1,17 +1,19 @@
-"""What a job's function may return, as a stream of record batches: where the library is lazy, read while written."""
+"""What a job's function may return, as a stream of record batches: where the library is lazy, read while written.
+
+A column whose type nobody has said, for want of rows or of values, has Arrow's type null: `jobs.publish` finds its type
+in the table, and never takes one from an empty frame.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from eagleray.jobs.engines.duckdb import BATCH_ROWS, read
+from eagleray.jobs.engines.spool import Spool
 from eagleray.jobs.project.signature import Form, form_of
-
-_PEEKED_MAX = 16  # blocks of a Ray Dataset, until each column has a value that tells its type
 
 
 def as_reader(result: Any) -> pa.RecordBatchReader:
@@ -35,23 +37,41 @@ def _polars_lazy(frame: Any) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, _batches(tables, schema))
 
 
+def _with_index(frame: Any) -> Any:
+    """A pandas frame with the named levels of its index as columns: `groupby` makes them. Others only count rows."""
+    named = [name for name in frame.index.names if name is not None]
+    for name in [name for name in named if name in frame.columns]:
+        if not frame[name].equals(frame.index.get_level_values(name).to_series(index=frame.index)):
+            raise TypeError(f"the frame has a column {name!r} and an index of that name with other values; rename one")
+    wanted = [name for name in named if name not in frame.columns]
+    return frame.reset_index(level=wanted) if wanted else frame
+
+
 def _daft(frame: Any) -> pa.RecordBatchReader:
     schema = frame.schema().to_pyarrow_schema()
     return pa.RecordBatchReader.from_batches(schema, _batches(frame.to_arrow_iter(), schema))
 
 
 def _ray(dataset: Any) -> pa.RecordBatchReader:
-    tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    head: list[pa.Table] = []
-    for block in tables:
-        head.append(block)
-        schema = pa.unify_schemas([each.schema for each in head], promote_options="default")
-        if len(head) == _PEEKED_MAX or not any(pa.types.is_null(kind) for kind in schema.types):
-            break
-    if not head:
+    """All blocks decide on columns and types: a later one may have more than the first, or the first value of one."""
+    spool = Spool()
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        spool.write(block)
+    if not spool.schema.names:  # no block had rows
         found = dataset.schema()
-        schema = found.base_schema if found is not None else pa.schema([])
-    return pa.RecordBatchReader.from_batches(schema, _batches(chain(head, tables), schema))
+        return _unknown(found.names if found is not None else []).empty_table().to_reader()
+    return spool.read()
+
+
+def _pandas(frame: Any) -> pa.RecordBatchReader:
+    frame = _with_index(frame)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.to_reader(BATCH_ROWS) if table.num_rows else _unknown(table.column_names).empty_table().to_reader()
+
+
+def _unknown(names: Iterable[str]) -> pa.Schema:
+    """Columns of types that no row has told."""
+    return pa.schema([(name, pa.null()) for name in names])
 
 
 def _batches(parts: Iterable[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -66,7 +86,7 @@ _READ: Mapping[Form, Callable[[Any], pa.RecordBatchReader]] = {
     "batches": lambda reader: reader,
     "polars": lambda frame: frame.to_arrow().to_reader(BATCH_ROWS),
     "polars_lazy": _polars_lazy,
-    "pandas": lambda frame: pa.Table.from_pandas(frame, preserve_index=False).to_reader(BATCH_ROWS),
+    "pandas": _pandas,
     "duckdb": read,
     "daft": _daft,
     "ray": _ray,

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.types as pt
 
+from eagleray.cluster.column_names import schema_problem
 from eagleray.cluster.errors import QueryRejected
 
 _SMALL = frozenset({pa.int8(), pa.int16(), pa.uint8(), pa.uint16()})
 _LARGE = frozenset({pa.uint32(), pa.uint64()})
 _SAME = frozenset(
-    {pa.bool_(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string(), pa.binary(), pa.date32()}
+    {pa.null(), pa.bool_(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string(), pa.binary(), pa.date32()}
 )
 
 
@@ -33,30 +34,55 @@ def fitted(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchRea
 
 def table_schema(schema: pa.Schema) -> pa.Schema:
     """`schema` as a table has it: no metadata, and every column may be null."""
-    seen: set[str] = set()
-    for name in schema.names:
-        if name.casefold() in seen:
-            raise QueryRejected(f"the result has two columns {name!r}; name one of them with AS")
-        seen.add(name.casefold())
+    if problem := schema_problem(schema):
+        raise QueryRejected(f"the result cannot be a table: {problem}; name it with AS")
     return pa.schema([pa.field(field.name, _kind(field.type, field.name)) for field in schema])
+
+
+def conformed(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows with the columns of `schema`, by name; one that is not there is null. Raises QueryRejected as `fitted`.
+
+    Raises it also for a column that `schema` lacks.
+    """
+    if unknown := sorted(set(rows.schema.names) - set(schema.names)):
+        raise QueryRejected(f"the result has a column {unknown[0]!r}; expected {', '.join(schema.names)}")
+    there = set(rows.schema.names)
+    columns = [
+        _fit_named(rows.column(field.name), field) if field.name in there else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _cast(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for batch in reader:
-        columns = []
-        for column, field in zip(batch.columns, schema, strict=True):
-            try:
-                columns.append(_fit(column, field.type))
-            except pa.ArrowInvalid as error:
-                raise QueryRejected(f"the column {field.name}: {error}") from None
+        columns = [_fit_named(column, field) for column, field in zip(batch.columns, schema, strict=True)]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _fit_named(column: pa.Array, field: pa.Field) -> pa.Array:
+    try:
+        return _fit(column, field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise QueryRejected(f"the column {field.name}: {error}") from None
+
+
+def has_unknown(kind: pa.DataType) -> bool:
+    """Whether a type, or one inside it, is null: nothing has told it yet."""
+    return pt.is_null(kind) or any(has_unknown(kind.field(index).type) for index in range(kind.num_fields))
 
 
 def _fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if column.type == kind:
         return column
+    if pt.is_null(column.type) or pt.is_null(kind):
+        if column.null_count < len(column):
+            raise pa.ArrowInvalid("it has values, and no type was expected")
+        return pa.nulls(len(column), kind)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
+    if pt.is_integer(column.type) and pt.is_decimal(kind):
+        column = column.cast(pa.decimal128(38, kind.scale))  # Arrow asks for room for every integer of the type
     # Finer times are cut, as those of events are (docs/adr/0006-times-to-the-microsecond.md).
     return column.cast(kind, safe=not _finer(column.type))
 
