@@ -17,11 +17,13 @@ from eagleray.cluster.errors import JobFailed
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.telemetry import tracing
+from eagleray.jobs.engines.duckdb import declared_schema
 from eagleray.jobs.engines.execute import execute
 from eagleray.jobs.engines.incremental import Position, position, positions
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import Period
-from eagleray.jobs.publish.publish import incremental_positions, publish
+from eagleray.jobs.publish.publish import incremental_positions, make_output, publish
 from eagleray.jobs.publish.run_mark import RunMark
 from eagleray.jobs.run.outcome import Outcome
 
@@ -40,8 +42,11 @@ def perform(
     `log` takes lines for the run's log; `scratch` takes what engines spill, default: a directory under `jobs_dir`.
     """
     lake = _lake(config)
+    if job.output in job.inputs and lake.find(job.output) is None:  # before the first run it is empty
+        make_output(lake, job, declared_schema(job.columns))
     # 1. pin the inputs, all at one instant
-    pinned = _pin(config, job)
+    with tracing.step("pin the inputs"):
+        pinned = _pin(config, job)
     reached = _reached(config, job, pinned)
     snapshots = {name: table.snapshot_id for name, table in pinned.items()}
     for name, snapshot in snapshots.items():
@@ -53,8 +58,10 @@ def perform(
     temp = Path(mkdtemp(dir=scratch or config.jobs_dir / "tmp"))
     try:
         # 2. execute  3. publish, as the rows come
-        with execute(config, job, period, pinned, temp, since) as produced:
-            published = publish(lake, job, period, produced.reader, mark, reached)
+        with tracing.step("execute and publish", engine=job.engine, table=job.output) as spans:
+            with execute(config, job, period, pinned, temp, since) as produced:
+                published = publish(lake, job, period, produced.reader, mark, reached)
+            spans.note(rows=published.rows, files=published.files, snapshot=published.snapshot_id or 0)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
     log(f"{job.output}: {published.rows:,} rows in {published.files} files, snapshot {published.snapshot_id}")
@@ -79,7 +86,7 @@ def _pin(config: Config, job: Job) -> dict[str, Pinned]:
     pinned = open_snapshots(config).pin(job.inputs)
     for name in job.inputs:
         if name not in pinned:
-            message = f"table {name} does not exist yet: the job that makes it has never succeeded"
+            message = f"table {name} does not exist yet: the job that makes it has never succeeded, or had no rows"
             place = (job.name, job.engine, str(job.source.file), job.source.line)
             raise JobFailed(*place, message, {n: table.snapshot_id for n, table in pinned.items()}, retryable=False)
     return pinned

@@ -18,7 +18,7 @@ from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.quantities import parse_duration
 
-BUILT_IN = ("compact", "expire", "forget", "orphans", "rebuild", "replay")
+BUILT_IN = ("compact", "expire", "forget", "orphans", "rebuild", "replay", "retention", "scrub")
 
 
 def run_built_in(name: str, words: Sequence[str], config_file: Path, data: Path | None) -> None:

@@ -9,8 +9,10 @@ import traceback
 from pathlib import Path
 
 from eagleray.cluster.config import Config
+from eagleray.cluster.masking import Mask
+from eagleray.cluster.telemetry import tracing
 from eagleray.jobs.run.capture import captured
-from eagleray.jobs.run.failure import failure_of
+from eagleray.jobs.run.failure import failure_of, masked
 from eagleray.jobs.run.memory import limited
 from eagleray.jobs.run.outcome import Ending
 from eagleray.jobs.run.workers import Task, Work
@@ -18,8 +20,20 @@ from eagleray.jobs.run.workers import Task, Work
 
 def carry_out(config: Config, task: Task, scratch: Path | None = None, work: Work | None = None) -> Ending:
     """Make one attempt; never raises. What it prints is in `task.log` when it returns."""
+    if not task.trace:
+        return _carried(config, task, scratch, work)
+    tracing.start(f"job {task.job.name}")
+    with tracing.begin(f"job {task.job.name}", (task.trace,), period=task.period.label, attempt=task.attempt) as spans:
+        ending = _carried(config, task, scratch, work)
+        spans.note(ended=type(ending).__name__.lower())
+    tracing.flush()  # this process may be ended at any moment
+    return ending
+
+
+def _carried(config: Config, task: Task, scratch: Path | None, work: Work | None) -> Ending:
     job = task.job
-    with captured(task.log) as log:
+    mask = Mask(config.secret_values())
+    with captured(task.log, mask) as log:
         try:
             log.write(f"attempt {task.attempt} of {task.key}\n")
             with limited(job.limits.memory_bytes, task.log):
@@ -28,7 +42,7 @@ def carry_out(config: Config, task: Task, scratch: Path | None = None, work: Wor
                 )
         except (Exception, SystemExit) as error:
             traceback.print_exc(file=log)
-            failure = failure_of(error, job)
+            failure = masked(failure_of(error, job), mask)
             log.write(f"{failure.message}\n")
             return failure
 

@@ -16,6 +16,8 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, TaskCancelledError
 
 from eagleray.cluster.config import Config
+from eagleray.cluster.guardian import guarded
+from eagleray.cluster.ray_session import as_here
 from eagleray.jobs.run.carry import carry_out
 from eagleray.jobs.run.failure import death_of
 from eagleray.jobs.run.memory import out_of_memory
@@ -36,10 +38,12 @@ class Answer:
 
 def attempt(config: Config, task: Task, work: Work | None, host: str) -> Answer:
     """The body of the Ray task. `host` is where the runner is."""
-    if socket.gethostname() == host:
-        return Answer(carry_out(config, task, work=work), None)
-    before = task.log.stat().st_size if task.log.exists() else 0
-    ending = carry_out(config, task, work=work)
+    config = as_here(config)
+    with guarded():  # Ray ends the worker alone, and would leave what the job has started
+        if socket.gethostname() == host:
+            return Answer(carry_out(config, task, work=work), None)
+        before = task.log.stat().st_size if task.log.exists() else 0
+        ending = carry_out(config, task, work=work)
     with task.log.open("rb") as file:
         file.seek(max(before, task.log.stat().st_size - LOG_BYTES_MAX))
         return Answer(ending, file.read())
@@ -72,11 +76,11 @@ class RayWorkers:
         return Capacity(1, cpus, int(max((node.get("memory", 0) for node in nodes), default=0)))
 
     def start(self, task: Task) -> None:
-        """Submit the attempt."""
-        limits = task.job.limits
+        """Submit the attempt. One on Daft or Ray Data holds no core in Ray, where its tasks need them all."""
+        limits, here = task.job.limits, task.job.engine == "duckdb"
         reference = self._attempt.options(
             name=task.key,
-            num_cpus=limits.cpus,
+            num_cpus=limits.cpus if here else 0,
             memory=limits.memory_bytes,
             max_retries=0,
         ).remote(self._config, task, self._work, self._host)
@@ -98,7 +102,7 @@ class RayWorkers:
         try:
             answer: Answer = ray.get(reference)
         except OutOfMemoryError:
-            what = "its machine had too little left, so Ray ended it (lower jobs.concurrency, if others took it)"
+            what = "its machine ran out of memory, so Ray killed it (lower jobs.concurrency, if others took it)"
             return out_of_memory(what, task.job.limits.memory_bytes, retry=True)
         except (NodeDiedError, TaskCancelledError) as error:
             return Failure("killed", f"{type(error).__name__}: {error}", retry=True)

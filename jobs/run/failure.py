@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from eagleray.cluster.errors import ChecksFailed, ConfigError, EaglerayError, JobFailed, QueryRejected
+from eagleray.cluster.masking import Mask
 from eagleray.jobs.model import Job
 from eagleray.jobs.run import memory
 from eagleray.jobs.run.outcome import CheckFailure, Failure
+
+_FIXED = (TypeError, ValueError, LookupError, AttributeError)
+"""What publishing the same rows raises again. (What users' code raises comes as JobFailed, which says itself.)"""
 
 _SHOWN = 5  # lines of a traceback in the message; the log has all
 
@@ -29,7 +34,12 @@ def failure_of(error: BaseException, job: Job) -> Failure:
     if isinstance(error, (EaglerayError, OSError)):
         return Failure("failed", f"{where}: {error}", retry=True)
     frames = "".join(traceback.format_tb(error.__traceback__)[-_SHOWN:])
-    return Failure("failed", f"{where}: {type(error).__name__}: {error}\n{frames}", retry=True)
+    return Failure("failed", f"{where}: {type(error).__name__}: {error}\n{frames}", retry=not isinstance(error, _FIXED))
+
+
+def masked(failure: Failure, mask: Mask) -> Failure:
+    """`failure` without secrets in its message."""
+    return replace(failure, message=mask(failure.message))
 
 
 def death_of(job: Job, log: Path, exit_code: int | None) -> Failure:
@@ -46,5 +56,5 @@ def death_of(job: Job, log: Path, exit_code: int | None) -> Failure:
         )
     else:
         name = signal.Signals(-exit_code).name
-        message = f"its process was ended by {name}; a library that fails without an exception leaves word in the log"
+        message = f"its process was ended by {name}; its log may show the error of a native library"
     return Failure("killed", message, retry=True)

@@ -15,8 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from eagleray.cluster.clock import Clock, SystemClock
+from eagleray.cluster.clock import Clock, SteadyClock, SystemClock
 from eagleray.cluster.config import Config
+from eagleray.cluster.database import DatabaseClock
 from eagleray.jobs.run import leases
 from eagleray.jobs.run.history_schema import attempts, checks, nodes, open_engine, runs
 from eagleray.jobs.run.history_schema import leases as lease_rows
@@ -27,6 +28,7 @@ from eagleray.jobs.run.run_state import Progress
 
 SILENT_US = 300_000_000  # a run of another machine that has not been seen for so long is taken for dead
 MESSAGE_MAX = 20_000
+CLOCK_FILE = "clock"  # in data_dir: where the steady clock of this boot stands
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,23 @@ class Ended:
 class History:
     """The history of a configuration's runs."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
-        """Use `History.open`."""
+    def __init__(self, engine: Engine, clock: Clock, steady: Clock | None = None) -> None:
+        """Use `History.open`. `steady` is for leases and signs of life, which steps of the wall clock must not end."""
         self.engine = engine
         self.clock = clock
+        self.steady = steady or clock
         self.owner = this_process()
 
     @classmethod
     def open(cls, config: Config, clock: Clock | None = None) -> History:
         """Connect to `jobs.history` and create it on first use; raises ConfigError."""
-        return cls(open_engine(config.jobs_history, f"{config.file}: jobs.history"), clock or SystemClock())
+        engine = open_engine(config.jobs_history, f"{config.file}: jobs.history")
+        if clock is not None:
+            return cls(engine, clock)
+        # One machine compares with itself, whatever its clock is set to; several compare by the server between them.
+        own = engine.dialect.name != "postgresql"
+        steady = SteadyClock(config.data_dir / CLOCK_FILE) if own else DatabaseClock(engine)
+        return cls(engine, SystemClock(), steady)
 
     def close(self) -> None:
         """Close the connections."""
@@ -62,7 +71,7 @@ class History:
         run = f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03}{secrets.token_hex(2)}"
         written = {
             "id": run, "kind": kind, "what": plan.what, "date": plan.date, "state": "running", "owner": self.owner,
-            "started_us": now_us, "seen_us": now_us, "resumes": resumes,
+            "started_us": now_us, "seen_us": self.steady.now_us(), "resumes": resumes,
         }  # fmt: skip
         with self.engine.begin() as connection:
             connection.execute(sa.insert(runs), written)
@@ -75,7 +84,7 @@ class History:
         now_us = self.clock.now_us()
         with self.engine.begin() as connection:
             outputs = {row.node.job.output for row in rows}
-            refused = leases.take(connection, run, self.owner, outputs, now_us)
+            refused = leases.take(connection, run, self.owner, outputs, self.steady.now_us())
             begun = [row for row in rows if row.node.job.output not in refused]
             states = [{"n": row.number, "state": "running", "attempts": row.attempt + 1} for row in begun]
             if begun:
@@ -99,7 +108,7 @@ class History:
 
     def alive(self, run: str, outputs: Collection[str]) -> set[str]:
         """The run's process lives and holds `outputs`; returns those whose lease is lost."""
-        now_us = self.clock.now_us()
+        now_us = self.steady.now_us()
         with self.engine.begin() as connection:
             connection.execute(sa.update(runs).where(runs.c.id == run).values(seen_us=now_us))
             return leases.renew(connection, run, outputs, now_us)
@@ -114,10 +123,10 @@ class History:
 
     def reap(self) -> list[str]:
         """Mark the runs whose process is gone as interrupted; returns their ids."""
-        now_us = self.clock.now_us()
+        now_us, seen_us = self.clock.now_us(), self.steady.now_us()
         with self.engine.begin() as connection:
             running = connection.execute(sa.select(runs).where(runs.c.state == "running")).all()
-            dead = [row.id for row in running if surely_dead(row.owner) or row.seen_us < now_us - SILENT_US]
+            dead = [row.id for row in running if surely_dead(row.owner) or row.seen_us < seen_us - SILENT_US]
             for run in dead:
                 connection.execute(sa.update(runs).where(runs.c.id == run).values(state="interrupted", ended_us=now_us))
                 open_nodes = (nodes.c.run == run, nodes.c.state.in_(("waiting", "running")))

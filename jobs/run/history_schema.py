@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
+from eagleray.cluster.database import open_postgres
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.machine_errors import advice
 
 VERSION = "1"
 BUSY_TIMEOUT_S = 30
+_ADVICE = "see that it can be reached and written, or restore it from a backup"
 
 metadata = sa.MetaData()
 _big = sa.BigInteger()
@@ -103,27 +107,58 @@ leases = sa.Table(
     sa.Column("until_us", _big, nullable=False),
 )
 
+messages = sa.Table(
+    "eagleray_messages",  # to be delivered, or delivered (`jobs.notify.outbox`)
+    metadata,
+    sa.Column("target", sa.String(80), primary_key=True),  # empty: noted only
+    sa.Column("event", sa.String(20), primary_key=True),
+    sa.Column("job", sa.String(80), primary_key=True),
+    sa.Column("period", sa.String(40), primary_key=True),
+    sa.Column("run", sa.String(40), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("created_us", _big, nullable=False),
+    sa.Column("due_us", _big, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),  # waiting, sent, failed
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("inputs", sa.JSON),
+    sa.Index("eagleray_messages_due", "state", "due_us"),
+)
+paused = sa.Table(
+    "eagleray_paused",  # jobs that their schedules do not start
+    metadata,
+    sa.Column("job", sa.String(80), primary_key=True),
+    sa.Column("since_us", _big, nullable=False),
+    sa.Column("owner", sa.String(200), nullable=False),  # the process that said so
+)
+
+
+def insert(connection: Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An insert into `table` that can leave alone what is there: SQLite and Postgres each have their own."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
 
 def open_engine(url: str, where: str) -> Engine:
     """Connect to the history at `url` and create it on first use; raises ConfigError that names `where`."""
     try:
         address = sa.make_url(url)
-        if address.drivername == "postgresql":
-            address = address.set(drivername="postgresql+psycopg")
         if address.get_backend_name() == "sqlite":
             Path(address.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_S})
             sa.event.listen(engine, "connect", _on_connect)
             sa.event.listen(engine, "begin", _begin_immediate)
+        elif address.get_backend_name() == "postgresql":
+            engine = open_postgres(url)
         else:
             engine = sa.create_engine(address, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ConfigError(where, f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/DATABASE") from error
     try:
         _ensure(engine, where)
-    except OperationalError as error:
+    except DatabaseError as error:  # OperationalError: locked, full, away; else no database of ours
         engine.dispose()
-        raise ConfigError(where, f"cannot be opened: {error.orig}") from error
+        place = engine.url.database if engine.dialect.name == "sqlite" else engine.url.host
+        raise ConfigError(where, f"{place} cannot be opened: {error.orig}; {advice(error) or _ADVICE}") from error
     except ConfigError:
         engine.dispose()
         raise
@@ -148,6 +183,8 @@ def _ensure(engine: Engine, where: str) -> None:
         if not sa.inspect(connection).has_table(meta.name):
             metadata.create_all(connection)
             connection.execute(sa.insert(meta).values(key="version", value=VERSION))
+        elif not sa.inspect(connection).has_table(paused.name):
+            metadata.create_all(connection, tables=[messages, paused])  # a history of before they were known
         found = connection.execute(sa.select(meta.c.value).where(meta.c.key == "version")).scalar()
     if found != VERSION:
         raise ConfigError(

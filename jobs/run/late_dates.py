@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from eagleray.cluster.config import Config
@@ -18,7 +17,7 @@ from eagleray.jobs.run import reports
 from eagleray.jobs.run.history import History
 from eagleray.jobs.run.plan import Plan, periods_on, plan
 from eagleray.jobs.run.selection import Selection
-from eagleray.jobs.schedule.ticks import periods_of_day
+from eagleray.jobs.schedule.ticks import period_called
 from eagleray.sql.query import Sql
 
 BUCKET_US = 900_000_000  # 15 minutes: every time zone's days begin at one
@@ -46,7 +45,9 @@ def plan_late(config: Config, project: Project, selection: Selection, history: H
         for table in _events(config, job):
             if table not in arrivals:
                 arrivals[table] = arrived(config, table)
-            if (period := _period(job, label, config)) and is_late(period, arrivals[table], row, table):
+            if (period := period_called(job.schedule, label, config.jobs.timezone)) and is_late(
+                period, arrivals[table], row, table
+            ):
                 found.setdefault(name, {})[label] = period
     for name in list(found):
         for after in project.graph.downstream(name) & names:
@@ -88,11 +89,3 @@ def _events(config: Config, job: Job) -> list[str]:
 def _dated(job: Job) -> bool:
     """A full or incremental job reads everything whenever it runs: it has no dates to make again."""
     return job.mode in ("overwrite_partitions", "append", "merge")
-
-
-def _period(job: Job, label: str, config: Config) -> Period | None:
-    """The period of a label, by the schedule as it is now."""
-    begin = datetime.fromisoformat(label.replace("Z", "+00:00")).date()
-    days = (begin + timedelta(days=number) for number in (-1, 0, 1))  # a label in UTC may be of another local date
-    found = (period for day in days for period in periods_of_day(job.schedule, day, config.jobs.timezone))
-    return next((period for period in found if period.label == label), None)

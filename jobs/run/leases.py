@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from eagleray.jobs.run.history_schema import leases
+from eagleray.jobs.run.history_schema import insert, leases
 from eagleray.jobs.run.process_identity import surely_dead
 
 LEASE_US = 60_000_000  # renewed every sixth of it: a stalled machine loses it, a busy one does not
@@ -29,7 +28,9 @@ def take(connection: Connection, run: str, owner: str, outputs: Collection[str],
         mine = {"run": run, "owner": owner, "until_us": now_us + LEASE_US}
         held = found.get(output)
         if held is None:
-            change: sa.Insert | sa.Update = _insert(connection).values(output=output, **mine).on_conflict_do_nothing()
+            change: sa.Insert | sa.Update = (
+                insert(connection, leases).values(output=output, **mine).on_conflict_do_nothing()
+            )
         elif held.run == run or held.until_us <= now_us or surely_dead(held.owner):
             unchanged = (leases.c.output == output, leases.c.run == held.run, leases.c.until_us == held.until_us)
             change = sa.update(leases).where(*unchanged).values(**mine)
@@ -55,7 +56,3 @@ def release(connection: Connection, run: str, outputs: Iterable[str]) -> None:
     """Let others write `outputs`."""
     if names := sorted(outputs):
         connection.execute(sa.delete(leases).where(leases.c.run == run, leases.c.output.in_(names)))
-
-
-def _insert(connection: Connection) -> sqlite.Insert | postgresql.Insert:
-    return postgresql.insert(leases) if connection.dialect.name == "postgresql" else sqlite.insert(leases)

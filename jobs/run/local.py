@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import selectors
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from eagleray.cluster.child_process import Child
 from eagleray.cluster.config import Config
-from eagleray.cluster.installation import child_environment
 from eagleray.jobs.run.failure import death_of
 from eagleray.jobs.run.machine import machine_capacity
 from eagleray.jobs.run.outcome import Ending
-from eagleray.jobs.run.pipe import receive, send
 from eagleray.jobs.run.run_state import Capacity
 from eagleray.jobs.run.scratch import make_scratch, sweep
 from eagleray.jobs.run.workers import Task, Work
@@ -31,9 +27,7 @@ EXIT_S = 2.0  # between the end of a child's answers and its own
 
 @dataclass
 class _Child:
-    process: subprocess.Popen[bytes]
-    requests: IO[bytes]
-    answers: IO[bytes]
+    process: Child
     scratch: Path
     task: Task | None = None
 
@@ -65,30 +59,29 @@ class LocalWorkers:
         child = self._idle.pop() if self._idle else self._spawn()
         child.task = task
         self._busy[task.key] = child
-        self._selector.register(child.answers, selectors.EVENT_READ, child)
+        self._selector.register(child.process, selectors.EVENT_READ, child)
         with suppress(BrokenPipeError):  # it died while idle: `wait` finds its end
-            send(child.requests, task)
+            child.process.send(task)
 
     def wait(self, timeout_s: float | None) -> Sequence[tuple[str, Ending]]:
         """The attempts that ended; returns as soon as there are any."""
         ended = []
-        for found, _ in self._selector.select(timeout_s):
-            child: _Child = found.data
+        for child in {id(found.data): found.data for found, _ in self._selector.select(timeout_s)}.values():
             task = child.task
             assert task
-            answer = receive(child.answers)
-            self._release(task.key)
-            if answer is None:
-                with suppress(subprocess.TimeoutExpired):
-                    child.process.wait(EXIT_S)  # how it ended tells why
-                answer = death_of(task.job, task.log, self._end(child))
-            else:
+            try:
+                answer: Ending = child.process.receive()
+                self._release(task.key)
                 self._idle.append(child)
+            except EOFError:
+                self._release(task.key)
+                child.process.wait(EXIT_S)  # how it ended tells why
+                answer = death_of(task.job, task.log, self._end(child))
             ended.append((task.key, answer))
         return ended
 
     def stop(self, key: str) -> None:
-        """Kill the attempt's process."""
+        """Kill the attempt's process, and all that it has started."""
         if key in self._busy:
             self._end(self._release(key))
 
@@ -101,30 +94,18 @@ class LocalWorkers:
         self._selector.close()
 
     def _spawn(self) -> _Child:
-        # -P: nothing in the current directory may stand in for a library.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "eagleray.jobs.run.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(),
-        )
-        assert process.stdin and process.stdout
-        child = _Child(process, process.stdin, process.stdout, make_scratch(self._config))
+        child = _Child(Child("eagleray.jobs.run.child"), make_scratch(self._config))
         with suppress(BrokenPipeError):
-            send(child.requests, (self._config, child.scratch, self._work))
+            child.process.send((self._config, child.scratch, self._work))
         return child
 
     def _release(self, key: str) -> _Child:
         child = self._busy.pop(key)
-        self._selector.unregister(child.answers)
+        self._selector.unregister(child.process)
         child.task = None
         return child
 
     def _end(self, child: _Child) -> int:
-        child.process.kill()
-        code = child.process.wait()
-        for stream in (child.requests, child.answers):
-            with suppress(BrokenPipeError):  # what was still in the buffer
-                stream.close()
+        code = child.process.end()
         shutil.rmtree(child.scratch, ignore_errors=True)
         return code

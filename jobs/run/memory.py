@@ -6,13 +6,13 @@ the process holds, so a fast allocation may go somewhat beyond before it is noti
 
 from __future__ import annotations
 
-import os
 import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from eagleray.cluster.descendants import leave
 from eagleray.jobs.run.outcome import Failure
 
 HEADROOM_BYTES = 512 << 20  # Python, libraries, batches on their way into Parquet
@@ -33,7 +33,7 @@ def limited(memory_bytes: int, log: Path) -> Iterator[None]:
             if (held := held_bytes() - start) > most:
                 with log.open("a") as file:
                     file.write(f"\n{_MARK}{held}\n")
-                os._exit(EXIT_CODE)
+                leave(EXIT_CODE)
 
     watcher = threading.Thread(target=look, name="memory", daemon=True)
     watcher.start()

@@ -46,7 +46,8 @@ def key_of(job: str, period: Period) -> str:
 def plan(graph: Graph, jobs: Mapping[str, Job], periods: Mapping[str, Iterable[Period]], what: str, date: str) -> Plan:
     """Nodes for `periods` of each job: each after those of the jobs it needs that overlap it in time.
 
-    Periods of an incremental job run in order, since each goes on from where the one before has read to.
+    Periods of an incremental job, of a history and of a job that reads its own output run in order, since each goes on
+    from where the one before has read to.
     """
     nodes: dict[str, list[Node]] = {}
     for name in graph.order():
@@ -55,10 +56,15 @@ def plan(graph: Graph, jobs: Mapping[str, Job], periods: Mapping[str, Iterable[P
         nodes[name] = []
         for period in sorted(periods[name]):
             needs = {node.key for other in graph.needs(name) for node in _before(nodes.get(other, ()), period)}
-            if jobs[name].mode == "incremental" and nodes[name]:
+            if _goes_on(jobs[name]) and nodes[name]:
                 needs.add(nodes[name][-1].key)
             nodes[name].append(Node(jobs[name], period, frozenset(needs)))
     return Plan(what, date, [node for name in graph.order() for node in nodes.get(name, ())])
+
+
+def _goes_on(job: Job) -> bool:
+    """Whether a run builds on what the one before has left."""
+    return job.mode in ("incremental", "history") or job.output in job.inputs
 
 
 def _before(nodes: Sequence[Node], period: Period) -> Sequence[Node]:
@@ -78,5 +84,16 @@ def periods_on(job: Job, day: date, timezone: str) -> list[Period]:
 def fingerprint(job: Job) -> str:
     """Changes whenever the job as written does: a result of another fingerprint is not this job's."""
     text = job.source.sql if job.source.sql is not None else job.source.file.read_text()
-    parts = (text, job.output, job.mode, job.engine, job.inputs, job.key, job.partition_by, job.sort_by)
+    parts = (
+        text,
+        job.output,
+        job.mode,
+        job.engine,
+        job.inputs,
+        job.key,
+        job.partition_by,
+        job.sort_by,
+        *job.columns,
+        job.variables,
+    )
     return blake2b(repr((parts, [check.name for check in job.checks])).encode(), digest_size=8).hexdigest()

@@ -5,15 +5,17 @@ The runner tells it what happened and asks what to do. Times are seconds of any 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from eagleray.cluster.backoff import backoff_s
+from eagleray.jobs.model import Job
 from eagleray.jobs.run.outcome import Ending, Failure, Outcome
 from eagleray.jobs.run.plan import Node
 
 State = Literal["waiting", "running", "succeeded", "failed", "skipped", "interrupted"]
+SPREAD = 0.25  # of the pause before a retry, up and down: many that failed at once do not come again at once
 FINAL = frozenset({"succeeded", "failed", "skipped", "interrupted"})
 
 
@@ -39,6 +41,17 @@ class Progress:
     outcome: Outcome | None = None
     failure: Failure | None = None
     blocked_by: set[str] = field(default_factory=set)
+
+
+TASK_CPUS = 1.0
+"""Of one task, which a job on Daft or Ray Data needs besides what its own process takes."""
+
+
+def asked_cpus(job: Job, capacity: Capacity) -> float:
+    """The cores that a job and its tasks ask for at least; no more than there are, where it would be alone."""
+    if job.engine == "duckdb":
+        return job.limits.cpus
+    return max(job.limits.cpus, min(job.limits.cpus + TASK_CPUS, capacity.cpus))
 
 
 class Board:
@@ -87,10 +100,11 @@ class Board:
     def startable(self, now_s: float) -> list[Progress]:
         """The nodes that may start now, in order, as many as the capacity takes.
 
+        A job on Daft or Ray Data counts with a task of its own, or several would hold every core and wait for tasks.
         Periods of one table run side by side where each replaces partitions of its own; else one would only find that
         the other came first, and have to run again.
         """
-        cpus = self.capacity.cpus - sum(node.job.limits.cpus for node in self._running.values())
+        cpus = self.capacity.cpus - sum(asked_cpus(node.job, self.capacity) for node in self._running.values())
         memory = self.capacity.memory_bytes - sum(node.job.limits.memory_bytes for node in self._running.values())
         places = self.capacity.nodes - len(self._running)
         written = {node.job.output for node in self._running.values()}
@@ -100,11 +114,12 @@ class Board:
                 break
             row = self.rows[key]
             job, limits = row.node.job, row.node.job.limits
+            asked = asked_cpus(job, self.capacity)
             free = job.mode == "overwrite_partitions" or job.output not in written
-            if free and row.due_s <= now_s and limits.cpus <= cpus and limits.memory_bytes <= memory:
+            if free and row.due_s <= now_s and asked <= cpus and limits.memory_bytes <= memory:
                 found.append(row)
                 written.add(job.output)
-                places, cpus, memory = places - 1, cpus - limits.cpus, memory - limits.memory_bytes
+                places, cpus, memory = places - 1, cpus - asked, memory - limits.memory_bytes
         return found
 
     def next_due_s(self, now_s: float) -> float | None:
@@ -135,7 +150,7 @@ class Board:
         row.failure, row.reason = ending, ending.message
         if ending.retry and row.attempt <= row.node.job.limits.retries:
             row.state = "waiting"
-            row.due_s = now_s + backoff_s(row.node.job.limits.backoff_us, row.attempt)
+            row.due_s = now_s + backoff_s(row.node.job.limits.backoff_us / 1e6, row.attempt, SPREAD)
             self._ready[key] = None
             return []
         return self._give_up(key)
@@ -190,8 +205,3 @@ class Board:
                 stack.extend(self._feeds[after])
                 skipped.append(row)
         return skipped
-
-
-def backoff_s(first_us: int, attempt: int) -> float:
-    """Seconds to wait after failed `attempt` (from 1): doubled with each, spread so that many do not come at once."""
-    return first_us / 1e6 * 2.0 ** (attempt - 1) * random.uniform(0.75, 1.25)

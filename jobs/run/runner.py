@@ -6,13 +6,16 @@ depend on it, a node past its time-out is ended, and two runs never write one ta
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from eagleray.cluster.quantities import format_duration
+from eagleray.cluster.telemetry import tracing
 from eagleray.jobs.run.history import Ended, History
 from eagleray.jobs.run.leases import LEASE_US
 from eagleray.jobs.run.outcome import Ending, Failure
@@ -22,6 +25,16 @@ from eagleray.jobs.run.workers import Task, Workers
 
 ALIVE_EVERY_S = LEASE_US / 6e6
 HELD_PAUSE_S = 1.0  # before asking again for a table that another run writes
+
+
+class Teller(Protocol):
+    """Hears what becomes of nodes. Raises nothing, and returns at once."""
+
+    def started(self, run: str, rows: Sequence[Progress]) -> None:
+        """Attempts of these nodes begin."""
+
+    def ended(self, run: str, rows: Sequence[Progress]) -> None:
+        """These nodes have ended for good."""
 
 
 class Interrupted(BaseException):
@@ -51,19 +64,30 @@ class Runner:
         logs: Path,
         watch: Callable[[str, Board], None] = lambda run, board: None,
         parallel: int | None = None,
+        teller: Teller | None = None,
     ) -> None:
-        """`logs` gets a directory per run; `parallel` limits nodes at once below the workers' capacity."""
+        """`logs` gets a directory per run; `parallel` limits nodes at once below the workers' capacity.
+
+        `teller` hears of nodes that begin and end, after the history has it; it raises nothing.
+        """
         self._history = history
         self._workers = workers
         self._logs = logs
         self._watch = watch
         self._parallel = parallel
+        self._teller = teller
         self._deadlines: dict[str, float] = {}
         self._alive_s = time.monotonic()
         self.run_id = ""
 
     def run(self, plan: Plan, kind: str = "run", resumes: str | None = None) -> Result:
         """Run `plan` to its end; an interruption ends what runs, is written down, and raised again."""
+        with tracing.run("job run", os.environ, kind=kind) as spans:
+            result = self._run(plan, kind, resumes)
+            spans.note(run=result.run, failed=result.failed)
+        return result
+
+    def _run(self, plan: Plan, kind: str, resumes: str | None) -> Result:
         capacity = self._workers.capacity
         if self._parallel:
             capacity = type(capacity)(min(self._parallel, capacity.nodes), capacity.cpus, capacity.memory_bytes)
@@ -71,6 +95,7 @@ class Runner:
         self._refuse_giants(board)
         run = self.run_id = self._history.begin(plan, kind, list(board.rows.values()), resumes)
         try:
+            self._tell_ended(run, board.rows.values())
             self._watch(run, board)
             while not board.finished:
                 self._turn(run, board)
@@ -95,6 +120,7 @@ class Runner:
         if not rows:
             return
         refused = self._history.start(run, rows)
+        begun: list[Progress] = []
         for row in rows:
             key, job = row.node.key, row.node.job
             if holder := refused.get(job.output):
@@ -105,7 +131,10 @@ class Runner:
             self._deadlines[key] = time.monotonic() + job.limits.timeout_us / 1e6
             node_id = f"{run}.{row.number}"
             log = self._logs / run / log_name(key)
-            self._workers.start(Task(key, job, row.node.period, node_id, row.attempt, log))
+            self._workers.start(Task(key, job, row.node.period, node_id, row.attempt, log, tracing.current()))
+            begun.append(row)
+        if self._teller is not None:
+            self._teller.started(run, begun)
         self._watch(run, board)
 
     def _timeout_s(self, board: Board) -> float:
@@ -138,6 +167,11 @@ class Runner:
         busy = {node.job.output for node in board.running.values()}
         free = {one.row.node.job.output for one in written} - busy
         self._history.end(run, written, skipped, free)
+        self._tell_ended(run, [one.row for one in written])
+
+    def _tell_ended(self, run: str, rows: Iterable[Progress]) -> None:
+        if self._teller is not None:
+            self._teller.ended(run, [row for row in rows if row.state in FINAL])
 
     def _alive(self, run: str, board: Board) -> None:
         if time.monotonic() < self._alive_s + ALIVE_EVERY_S:

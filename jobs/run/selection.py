@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from difflib import get_close_matches
 
 from eagleray.cluster.clock import Clock
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.near_names import instead
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import Period
 from eagleray.jobs.project.graph import Graph
@@ -39,11 +39,11 @@ class Selection:
         if self.all == bool(self.names):
             raise ConfigError("job run", "expected names of jobs, or --all")
         if self.all:
-            if not project.jobs:
-                raise ConfigError("--all", "the project has no jobs; see docs/jobs.md")
+            if not project.jobs and not project.broken:
+                raise ConfigError("--all", "the project has no jobs; `eagleray docs jobs` shows how to write one")
             return set(project.jobs)
         for name in self.names:
-            known(project.jobs, name)
+            known(project, name)
         found = set(self.names)
         for name in self.names:
             found |= project.graph.upstream(name) if self.upstream else set()
@@ -51,12 +51,17 @@ class Selection:
         return found
 
 
-def known(jobs: Mapping[str, Job], name: str) -> Job:
-    """The job called `name`; raises ConfigError with the nearest names."""
+def known(project: Project, name: str) -> Job:
+    """The job called `name`; raises ConfigError with what is wrong with its file, or with the nearest names."""
+    jobs = project.jobs
     if name in jobs:
         return jobs[name]
-    near = get_close_matches(name, jobs, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(jobs)) or 'none'}"
+    for one in project.broken:
+        if one.file.stem == name or f": {name}" in one.error.where:
+            raise one.error
+    hint = instead(name, jobs)
+    if project.broken:
+        hint += f". Files that are broken: {', '.join(sorted({one.file.name for one in project.broken}))}"
     raise ConfigError("NAME", f"no job is called {name!r}{hint}")
 
 

@@ -26,6 +26,7 @@ class Task:
     run_id: str
     attempt: int
     log: Path  # what it prints is appended here
+    trace: str = ""  # the run's context (`telemetry.tracing`), where it is sampled
 
 
 class Workers(Protocol):

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from eagleray.jobs.run.history import SILENT_US
-from eagleray.jobs.run.history_schema import claims, nodes, runs
+from eagleray.jobs.run.history_schema import claims, insert, nodes, runs
 from eagleray.jobs.run.process_identity import surely_dead
 
 OPEN = "claimed"
@@ -46,7 +45,7 @@ def _inserted(engine: Engine, owner: str, state: str, wanted: Iterable[Claim], n
     with engine.begin() as connection:
         for one in sorted(wanted, key=lambda one: (one.tick_us, one.job, one.period)):
             values = {"job": one.job, "period": one.period, "tick_us": one.tick_us, "claimed_us": now_us}
-            change: Any = _insert(connection).values(**values, owner=owner, state=state).on_conflict_do_nothing()
+            change: Any = insert(connection, claims).values(**values, owner=owner, state=state).on_conflict_do_nothing()
             if connection.execute(change.returning(claims.c.job)).scalar() is not None:
                 taken.append(one)
     return taken
@@ -99,6 +98,20 @@ def open_jobs(engine: Engine) -> set[str]:
         return set(connection.execute(sa.select(claims.c.job).where(claims.c.state == OPEN)).scalars())
 
 
+def open_claims(engine: Engine) -> list[Claim]:
+    """The claims that have not come to their end, whoever holds them."""
+    query = sa.select(claims.c.job, claims.c.period, claims.c.tick_us).where(claims.c.state == OPEN)
+    with engine.connect() as connection:
+        return [Claim(*row) for row in connection.execute(query)]
+
+
+def oldest_open(engine: Engine) -> dict[str, int]:
+    """By job, the oldest tick (microseconds) whose claim has not come to its end."""
+    query = sa.select(claims.c.job, sa.func.min(claims.c.tick_us)).where(claims.c.state == OPEN)
+    with engine.connect() as connection:
+        return {job: int(tick_us) for job, tick_us in connection.execute(query.group_by(claims.c.job))}
+
+
 def _set(engine: Engine, owner: str, taken: Collection[Claim], **values: str | int) -> None:
     with engine.begin() as connection:
         for claim in taken:
@@ -120,7 +133,3 @@ def _ended_as(connection: Connection, row: Any) -> str | None:
     this = (nodes.c.run == row.run, nodes.c.job == row.job, nodes.c.period == row.period)
     state = connection.execute(sa.select(nodes.c.state).where(*this)).scalar()
     return state if state in ("succeeded", "failed", "skipped") else None
-
-
-def _insert(connection: Connection) -> sqlite.Insert | postgresql.Insert:
-    return postgresql.insert(claims) if connection.dialect.name == "postgresql" else sqlite.insert(claims)

@@ -48,6 +48,23 @@ def next_tick_us(jobs: Iterable[Job], after_us: int) -> int | None:
     return int(min(times).timestamp() * 1e6) if times else None
 
 
+def due_since(
+    jobs: Iterable[Job], since: Mapping[str, int], running: Mapping[str, int], now_us: int
+) -> dict[str, int | None]:
+    """By job, the tick (microseconds) of its oldest period that is due and has not ended; None: it is not late.
+
+    `since` as for `due`; `running`: by job, the oldest tick whose claim is open.
+    """
+    found: dict[str, int | None] = {}
+    for job in jobs:
+        if job.schedule is None or job.name not in since:
+            continue
+        following = int(next(ticks(job.schedule, _time(since[job.name]))).at.timestamp() * 1e6)
+        waiting = [tick_us for tick_us in (running.get(job.name, following), following) if tick_us <= now_us]
+        found[job.name] = min(waiting, default=None)
+    return found
+
+
 def find(job: Job, claim: Claim) -> Due | None:
     """A claim made earlier, by the schedule as it is now; None where the schedule no longer has such a period."""
     if job.schedule is None:

@@ -20,6 +20,8 @@ from eagleray.jobs.model import Job, Schedule, Source
 from eagleray.jobs.project.header import cron, zone
 from eagleray.jobs.run.builtin_jobs import BUILT_IN, parse_options
 
+RETENTION = "retention"
+RETENTION_DAILY = "17 3 * * *"  # where a setting asks for it and the timetable does not name it
 RENEW_S = 5.0  # how often a command that runs says that it does
 
 
@@ -38,8 +40,11 @@ def timetable(config: Config) -> dict[str, Job]:
         name = shlex.join(words)
         if name in found:
             raise ConfigError(f"{where}.run", f"{name!r} is there twice; expected one schedule for it")
-        schedule = Schedule(entry.schedule, timezone)
+        schedule = Schedule(cron(entry.schedule), timezone)
         found[name] = Job(name=name, output="", mode="full", source=Source(config.file, 1), schedule=schedule)
+    if config.retains and not any(name.split()[0] == RETENTION for name in found):
+        daily = Schedule(RETENTION_DAILY, config.jobs.timezone)
+        found[RETENTION] = Job(name=RETENTION, output="", mode="full", source=Source(config.file, 1), schedule=daily)
     return found
 
 
