@@ -23,13 +23,16 @@ from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import QueryRejected
 from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.near_names import instead
 from eagleray.jobs.engines.context import current
 from eagleray.jobs.engines.duckdb import DuckDb, limits_of
 from eagleray.jobs.engines.rows import Rows
 from eagleray.jobs.engines.table_types import shaped
-from eagleray.jobs.project.declare import TableInput
+from eagleray.jobs.project.declare import TableInput, listed
 from eagleray.jobs.project.inputs import TABLE, Inputs
 from eagleray.jobs.project.signature import selection
+from eagleray.jobs.query_result import ROWS_SHOWN, QueryResult
+from eagleray.sql.query import Sql
 from eagleray.sql.session import readable
 from eagleray.sql.tables import Declared
 
@@ -73,6 +76,19 @@ class Dataset(Rows):
         """End relations and lazy frames that were made of this."""
         self._release.close()
 
+    def sql(self, text: str) -> QueryResult:
+        """The answer to a query that calls these rows `this`: `SELECT page, count(*) FROM this GROUP BY page`.
+
+        Other tables are read as `Connection.sql` reads them. Raises QueryRejected, QueryFailed.
+        """
+        more = text.lstrip()
+        rest = f", {more[4:]}" if more[:5].lower().rstrip() == "with" else f" {text}"
+        return Connection(self._config, {self._pinned.name: self._pinned}).sql(f"WITH this AS ({self._text}){rest}")
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for notebooks."""
+        return self.sql(f"SELECT * FROM this LIMIT {ROWS_SHOWN}")._repr_html_()
+
     def _opened(self, release: ExitStack) -> DuckDb:
         temp = tempfile.mkdtemp(prefix="eagleray-dataset-")
         release.callback(shutil.rmtree, temp, ignore_errors=True)
@@ -93,6 +109,14 @@ class Connection:
         self._config = config
         self._pinned = dict(pinned or {})
 
+    def sql(self, text: str, timeout_s: float = TIMEOUT_S) -> QueryResult:
+        """The answer to a query, within the limits of `eagleray sql`; raises QueryRejected, QueryFailed.
+
+        All of its tables are read at one instant.
+        """
+        with Sql(self._config) as sql:
+            return QueryResult(sql.query(text, timeout_s, pinned=self._pinned))
+
     def tables(self) -> list[str]:
         """Every table as `namespace.table`, sorted."""
         with readable("the lake"):
@@ -102,18 +126,18 @@ class Connection:
         self,
         name: str,
         *,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         where: str | None = None,
         snapshot: Snapshot | None = None,
     ) -> Dataset:
-        """The table `name`: some columns, the rows for which the SQL condition `where` holds, as of `snapshot`.
+        """The table `name`: some columns or one, the rows for which the SQL condition `where` holds, as of `snapshot`.
 
         Pinned now and read later. Raises QueryRejected for a table, a snapshot or a condition that is not there or not
         allowed; a column that is not there is found where rows are read.
         """
         if not re.fullmatch(TABLE, name):
             raise QueryRejected(f"{name!r} is no table; expected namespace.table")
-        text = selection(TableInput(name, None if columns is None else tuple(columns), where))
+        text = selection(TableInput(name, listed(columns), where))
         with Inputs() as inputs:
             names = inputs.of(text)
         tables = {table: Declared(pinned) for table, pinned in self._pin(names).items()}
@@ -128,7 +152,7 @@ class Connection:
             pinned = {**self._pinned, **lake.pin(missing)} if missing else self._pinned
             for name in names:
                 if name not in pinned:
-                    raise QueryRejected(f"table {name} does not exist; there are {', '.join(lake.names()) or 'none'}")
+                    raise QueryRejected(f"table {name} does not exist{instead(name, lake.names())}")
         return {name: pinned[name] for name in names}
 
 
@@ -148,7 +172,7 @@ def connect(project: str | Path | Config = ".") -> Connection:
 def dataset(
     name: str,
     *,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     where: str | None = None,
     snapshot: Snapshot | None = None,
 ) -> Dataset:
@@ -157,6 +181,11 @@ def dataset(
     In a job, its inputs are read at the snapshots that the run was given.
     """
     return _connection().dataset(name, columns=columns, where=where, snapshot=snapshot)
+
+
+def query(text: str) -> QueryResult:
+    """`Connection.sql` of the last `connect`, else of ./eagleray.yaml."""
+    return _connection().sql(text)
 
 
 def _connection() -> Connection:

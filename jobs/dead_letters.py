@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError, EaglerayError
 from eagleray.cluster.events.verdict import REASONS
+from eagleray.cluster.near_names import instead
 from eagleray.sql.query import Sql
 
 PAGE = 500  # dead letters of one query
@@ -83,7 +84,7 @@ class Letters:
     def known(self, stream: str) -> str:
         """`stream`, if there is one of that name; raises ConfigError."""
         if stream not in self.streams:
-            raise ConfigError("STREAM", f"no stream is called {stream!r}; there are {', '.join(self.streams)}")
+            raise ConfigError("STREAM", f"no stream is called {stream!r}{instead(stream, self.streams)}")
         return stream
 
     def counts(self, stream: str, where: str) -> dict[str, int]:

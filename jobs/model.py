@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-Mode = Literal["full", "overwrite_partitions", "append", "merge", "incremental"]
+Mode = Literal["full", "overwrite_partitions", "append", "merge", "incremental", "history"]
 """How a result goes into its table; each is one atomic commit, and the same again changes nothing.
 
 `full` replaces all rows. `overwrite_partitions` replaces the partitions that the result has rows in, and those of the
 period. `append` adds rows, and replaces what an earlier run of the same period added. `merge` replaces the rows whose
-key is in the result. `incremental` reads what arrived in its input since its last successful run, and appends it or,
+key is in the result. `history` keeps every version of a row: what changed is closed and added anew (SCD2).
+`incremental` reads what arrived in its input since its last successful run, and appends it or,
 where the job has a key, merges it.
 """
 EngineName = Literal["duckdb", "daft", "ray"]
@@ -45,6 +47,28 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Calendar:
+    """The days of a schedule: ticks on others are left out, and the next period reaches over them."""
+
+    name: str
+    weekdays: frozenset[int]  # 0: Monday
+    holidays: frozenset[date] = frozenset()
+
+    def __contains__(self, day: date) -> bool:
+        """Whether jobs run on this day."""
+        return day.weekday() in self.weekdays and day not in self.holidays
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a scheduled period waits for. `$date`, `$start` and `$end` in `what` are the period's."""
+
+    kind: Literal["table", "file", "url"]
+    what: str
+    every_us: int = 60_000_000  # between looks
+
+
+@dataclass(frozen=True)
 class Schedule:
     """When a job runs by itself: five cron fields in a time zone."""
 
@@ -52,6 +76,9 @@ class Schedule:
     timezone: str = "UTC"
     catch_up: bool = False  # after a pause: every missed period, or only the latest
     overlap: bool = False  # may a period start while an earlier one of the same job runs?
+    calendar: Calendar | None = None
+    waits: tuple[Condition, ...] = ()  # all of them, before a period starts
+    sla_us: int | None = None  # from the tick on: not done by then, it is late
 
 
 @dataclass(frozen=True)
@@ -76,9 +103,12 @@ class Job:
     inputs: tuple[str, ...] = ()  # tables read, in order of first use; never the output unless `mode` reads it
     engine: EngineName = "duckdb"
     key: tuple[str, ...] = ()  # merge, incremental: columns that identify a row
+    variables: tuple[tuple[str, str], ...] = ()  # `$name` and its SQL constant
+    columns: tuple[tuple[str, str], ...] = ()  # of a function's result: name and SQL type; empty: as they come
     partition_by: tuple[str, ...] = ()  # as `streams.*.lake.partition_by`
     sort_by: tuple[str, ...] = ()
     schedule: Schedule | None = None
     checks: tuple[Check, ...] = ()
     limits: Limits = field(default_factory=Limits)
     description: str = ""
+    notify: tuple[str, ...] | None = None  # of jobs.notify, by name; None: those whose `jobs` names this one

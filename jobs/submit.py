@@ -94,7 +94,7 @@ def _places(folder: Path) -> dict[str, str]:
     places = {"EAGLERAY__DATA_DIR": str(config.data_dir)}
     if config.lake.warehouse:
         places["EAGLERAY__LAKE__WAREHOUSE"] = config.lake.warehouse
-    if config.lake.catalog.uri:
+    if config.lake.catalog.uri and config.lake.catalog.uri.startswith("sqlite:"):  # others may hold a password
         places["EAGLERAY__LAKE__CATALOG__URI"] = config.lake.catalog.uri
     return places
 

@@ -10,6 +10,7 @@ from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.lake.compaction import compact
 from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.near_names import instead
 
 
 @dataclass(frozen=True)
@@ -51,5 +52,5 @@ def chosen(lake: Lake, names: Iterable[str]) -> list[str]:
     wanted = list(dict.fromkeys(names)) or there
     for name in wanted:
         if name not in there:
-            raise ConfigError("--tables", f"there is no table {name!r}; there are {', '.join(there) or 'none yet'}")
+            raise ConfigError("--tables", f"there is no table {name!r}{instead(name, there, 'none yet')}")
     return wanted

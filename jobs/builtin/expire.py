@@ -20,8 +20,8 @@ class ExpireOptions:
     """Forget snapshots that are older than an age, and delete the files that only they used."""
 
     tables: tuple[str, ...] = field(default=(), metadata={"help": "Tables as NAMESPACE.TABLE; default: all."})
-    older_than_us: int = field(default=AGE_US, metadata={"help": "Younger snapshots stay; default: 5d."})
-    keep: int = field(default=1, metadata={"help": "The newest of them stay, however old; default: 1."})
+    older_than_us: int = field(default=AGE_US, metadata={"help": "Keep snapshots younger than this; default: 5d."})
+    keep: int = field(default=1, metadata={"help": "Keep at least this many of the newest; default: 1."})
 
 
 @dataclass(frozen=True)

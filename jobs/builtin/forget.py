@@ -23,13 +23,17 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.predicate import EVERYTHING, Compare, Predicate
 from eagleray.cluster.lake.replace import Change
 from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.lake.window_history import load_history
+from eagleray.cluster.near_names import instead
 from eagleray.cluster.windowing.definition import field_type
 from eagleray.jobs.builtin.compact import chosen
 from eagleray.jobs.builtin.expire import expire_until_done
+from eagleray.jobs.builtin.forgotten import keep_hashes
 from eagleray.jobs.model import Limits
 from eagleray.jobs.publish.publish import REJECTED
 from eagleray.jobs.publish.row_deletes import take_rows
 from eagleray.jobs.publish.scratch_duckdb import desk
+from eagleray.jobs.run.traces import forget_in_traces
 from eagleray.sql.engine import identifier, literal
 
 ATTEMPTS_MAX = 8  # commits of compaction and jobs may replace the same files meanwhile
@@ -39,7 +43,7 @@ ATTEMPTS_MAX = 8  # commits of compaction and jobs may replace the same files me
 class ForgetOptions:
     """Delete the rows of a person, found by a field of a stream's events, from tables and their history."""
 
-    stream: str = field(metadata={"help": "The stream whose tables are meant."})
+    stream: str = field(metadata={"help": "The stream."})
     key: str = field(metadata={"help": "The field of an event, such as user or actor.login."})
     value: str = field(metadata={"help": "Its value, as text."})
     outputs: tuple[str, ...] = field(
@@ -74,24 +78,48 @@ def run(config: Config, options: ForgetOptions, clock: Clock | None = None) -> F
     """Forget; raises ConfigError for a stream, field or table that is not there. Again, it finds what came since."""
     stream = load_streams(config).get(options.stream)
     if stream is None:
-        raise ConfigError("--stream", f"no stream is called {options.stream!r}; there are {', '.join(config.streams)}")
+        raise ConfigError(
+            "--stream", f"no stream is called {options.stream!r}{instead(options.stream, config.streams)}"
+        )
     lake = Lake.open(config, clock or SystemClock())
     rows: dict[str, int] = {}
     snapshots = files = 0
     left = []
     for place in places(lake, stream, options):
-        # 1. out of the table as it is  2. out of its history
-        rows[place.table] = _delete(lake, config, place)
+        # 1. what deduplication needs of it  2. out of the table as it is  3. out of its history
+        if place.table == f"{stream.name}.events" and keep_hashes(lake, config, stream, place.condition, place.pruning):
+            expire_until_done(lake, f"{stream.name}.forgotten", Retention(1, 0, options.grace_us))
+            left.append(f"hashes of their ids, in {stream.name}.forgotten, until a run after dedup_horizon")
+        rows[place.table] = delete_rows(lake, config, place)
         lake.drop_branch(place.table, REJECTED)
         gone = expire_until_done(lake, place.table, Retention(1, 0, options.grace_us))
         snapshots, files = snapshots + gone.snapshots, files + gone.files
         left += [f"{place.table}@{name}, until the branch or tag is dropped" for name in lake.branches(place.table)]
+    # 4. out of the traces of job runs  5. what is not reached
+    traces = forget_in_traces(config, options.value)
+    rows |= {what: count for what, count in traces.changed.items() if count}
+    left += [*traces.left, *_elsewhere(config, lake, stream, options)]
     if options.grace_us:
         left.append("replaced files, until the grace is over and `expire` has run")
     left.append(f"the event log, for {config.log.retention_hours:g} h; run again when windows open now have closed")
     return ForgetReport(
         tuple(f"{table}: {count}" for table, count in rows.items()), sum(rows.values()), snapshots, files, tuple(left)
     )
+
+
+def _elsewhere(config: Config, lake: Lake, stream: Stream, options: ForgetOptions) -> Iterator[str]:
+    """Copies that are beyond this job, in words."""
+    own = {"events", "late", "dead_letters", "forgotten", *stream.windows}
+    named = {text.partition("=")[0] for text in options.outputs}
+    path = FieldPath.parse(options.key)
+    for window, spec in stream.windows.items():
+        if path not in spec.group_by and any(path == one.path for one in spec.aggregates):
+            yield f"{stream.name}.{window}, whose aggregates read {path.column}, until retention.windows"
+    ours = {f"{name}.{table}" for name in config.streams for table in (*own, *config.streams[name].windows)}
+    if others := sorted(set(lake.tables()) - ours - named):
+        yield f"tables of jobs that were not named with --outputs: {', '.join(others)}"
+    yield "states in data_dir/state, until the windows open now have closed"
+    yield "the platform's own logs, and backups made before"
 
 
 def places(lake: Lake, stream: Stream, options: ForgetOptions) -> list[Place]:
@@ -110,7 +138,9 @@ def places(lake: Lake, stream: Stream, options: ForgetOptions) -> list[Place]:
         Place(f"{name}.late", _in_json("t.event", path, value)),
         Place(f"{name}.dead_letters", _in_letter(path, value)),
     ]
-    grouped = (window for window, spec in stream.windows.items() if path in spec.group_by)
+    # Also by a definition of before, or of a window that was removed: its rows are still there.
+    histories = load_history(lake, stream).windows
+    grouped = (window for window, eras in histories.items() if any(path in era.spec.group_by for era in eras))
     found += [
         Place(f"{name}.{window}", _equal(f"t.{identifier(path.column)}", value), _column(path.column, kind, value))
         for window in grouped
@@ -131,7 +161,7 @@ def _outputs(lake: Lake, options: ForgetOptions) -> Iterator[Place]:
         yield Place(table, _equal(f"t.{identifier(column)}", options.value))
 
 
-def _delete(lake: Lake, config: Config, place: Place) -> int:
+def delete_rows(lake: Lake, config: Config, place: Place) -> int:
     """Take the rows out of the table, until there are none; returns how many there were."""
     rows = 0
     limits = Limits(memory_bytes=config.jobs.memory_max)
@@ -146,7 +176,7 @@ def _delete(lake: Lake, config: Config, place: Place) -> int:
             rows += taken.rows
         except CommitFailed:
             continue  # compaction or a job replaced one of the files: look again
-    raise CommitFailed(f"{place.table}: others kept replacing the same files; nothing but that is wrong, run again")
+    raise CommitFailed(f"{place.table}: other jobs kept replacing the same files; run again")
 
 
 def _equal(expression: str, value: str) -> str:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
+from eagleray.cluster.clock import iso
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import CommitFailed, ConfigError
 from eagleray.cluster.events.stream import Stream, load_streams
@@ -20,11 +21,15 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.predicate import EVERYTHING, All, Compare, Predicate
 from eagleray.cluster.lake.progress import CLOSED
 from eagleray.cluster.lake.replace import Change
+from eagleray.cluster.lake.window_history import load_history
+from eagleray.cluster.near_names import instead
 from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.era import Era
 from eagleray.cluster.windowing.merge import close, closing_times, finish, select
 from eagleray.cluster.windowing.partial import A, B, times
+from eagleray.cluster.windowing.recount import Recount
 from eagleray.cluster.windowing.watermark import NEVER
-from eagleray.jobs.builtin.recount import Recount
+from eagleray.jobs.builtin.retention import KEPT_FROM
 from eagleray.jobs.model import Limits
 from eagleray.jobs.publish.row_deletes import take_rows
 from eagleray.jobs.publish.scratch_duckdb import desk
@@ -38,9 +43,9 @@ BACKOFF_S = 0.25
 class RebuildOptions:
     """Compute windows of a stream that start in [start, end) again, from its events."""
 
-    stream: str = field(metadata={"help": "The stream whose windows are meant."})
-    start: str = field(metadata={"help": "The first start of a window, ISO 8601, such as 2026-06-01."})
-    end: str = field(metadata={"help": "Where starts end, itself not among them."})
+    stream: str = field(metadata={"help": "The stream."})
+    start: str = field(metadata={"help": "Windows that start at or after this time (ISO 8601)."})
+    end: str = field(metadata={"help": "Windows that start before this time (ISO 8601)."})
     windows: tuple[str, ...] = field(default=(), metadata={"help": "Windows by name; default: all."})
 
 
@@ -57,7 +62,9 @@ def run(config: Config, options: RebuildOptions) -> RebuildReport:
     """Rebuild; raises ConfigError for an unknown stream, window or time, CommitFailed where others came first."""
     stream = load_streams(config).get(options.stream)
     if stream is None:
-        raise ConfigError("--stream", f"no stream is called {options.stream!r}; there are {', '.join(config.streams)}")
+        raise ConfigError(
+            "--stream", f"no stream is called {options.stream!r}{instead(options.stream, config.streams)}"
+        )
     from_us, to_us = (_instant(f"--{name}", getattr(options, name)) for name in ("start", "end"))
     names = list(options.windows or stream.windows)
     for name in names:
@@ -66,24 +73,40 @@ def run(config: Config, options: RebuildOptions) -> RebuildReport:
                 "--windows", f"{stream.name} has no window {name!r}; it has {', '.join(stream.windows) or 'none'}"
             )
     lake = Lake.open(config)
-    counts = [_rebuild(lake, config, stream, stream.windows[name], from_us, to_us) for name in names]
+    histories = load_history(lake, stream).windows
+    counts = [_rebuild(lake, config, stream, era, from_us, to_us) for name in names for era in histories[name]]
     return RebuildReport(tuple(names), sum(before for before, _ in counts), sum(after for _, after in counts))
 
 
 def _instant(option: str, text: str) -> int:
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        return round(at.timestamp() * 1_000_000)
+    except (ValueError, OverflowError):
         raise ConfigError(option, f"expected ISO 8601, such as 2026-06-01T12:00:00Z, not {text!r}") from None
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
-def _rebuild(lake: Lake, config: Config, stream: Stream, spec: WindowSpec, from_us: int, to_us: int) -> tuple[int, int]:
-    """Replace the rows of one window; returns how many there were and are."""
+def _check_kept(lake: Lake, stream: Stream, from_us: int) -> None:
+    """Raise ConfigError where events that windows from `from_us` on need were deleted by their age."""
+    kept_us = int(lake.properties(f"{stream.name}.events").get(KEPT_FROM, 0))
+    least_us = kept_us + stream.config.max_future  # an event is ingested at most so long before its time
+    if kept_us and from_us < least_us:
+        problem = f"events ingested before {iso(kept_us)} are gone (retention.events)"
+        raise ConfigError("--start", f"{problem}: windows are whole from {iso(least_us)} on")
+
+
+def _rebuild(lake: Lake, config: Config, stream: Stream, era: Era, from_us: int, to_us: int) -> tuple[int, int]:
+    """Replace the rows of one era of a window, by its own definition; returns how many there were and are."""
+    spec = era.spec
+    from_us, to_us = max(from_us, era.from_us), min(to_us, era.until_us)
+    if from_us >= to_us:
+        return 0, 0
     table = f"{stream.name}.{spec.name}"
-    closed_us = lake.progress(table).get(CLOSED, NEVER)
-    recount = Recount(stream, spec, lake.pin(f"{stream.name}.events"))
-    lateness_us = stream.config.allowed_lateness
+    closed_us = era.closed(lake.progress(table).get(CLOSED, NEVER))
+    _check_kept(lake, stream, from_us)
+    recount = Recount(stream, era, lake.pin(f"{stream.name}.events"))
+    lateness_us = era.allowed_lateness_us
     if spec.kind == "session":
         rows = sessions(recount, lateness_us, closed_us, from_us, to_us)
     else:

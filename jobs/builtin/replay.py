@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from eagleray.cluster.client.http import Client, Retries
 from eagleray.cluster.client.target import connect
@@ -23,13 +24,15 @@ REJECTED_SHOWN = 20
 class ReplayOptions:
     """Send the original bytes of a stream's dead letters to the platform again."""
 
-    stream: str = field(metadata={"help": "The stream whose dead letters are meant."})
+    stream: str = field(metadata={"help": "The stream."})
     reason: str | None = field(default=None, metadata={"help": "Only those rejected for this reason."})
-    since: str | None = field(default=None, metadata={"help": "Only those that came at or after this time (ISO 8601)."})
-    until: str | None = field(default=None, metadata={"help": "Only those that came before this time (ISO 8601)."})
+    since: str | None = field(default=None, metadata={"help": "Only those ingested at or after this time (ISO 8601)."})
+    until: str | None = field(default=None, metadata={"help": "Only those ingested before this time (ISO 8601)."})
     id: str | None = field(default=None, metadata={"help": "This one only, by partition-offset-row."})
     url: str | None = field(default=None, metadata={"help": "The platform; default: the one that runs this project."})
     key: str | None = field(default=None, metadata={"help": "API key; see `eagleray keys create`."})
+    ca: str | None = field(default=None, metadata={"help": "Authorities (PEM) to trust at an https URL."})
+    cert: str | None = field(default=None, metadata={"help": "Client certificate to show, with its key (PEM)."})
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ class ReplayReport:
 def run(config: Config, options: ReplayOptions) -> ReplayReport:
     """Replay; raises ConfigError for options that mean nothing, Unreachable and Refused as the client does."""
     wanted = Filter(options.reason, options.since, options.until, options.id).sql()
-    with Letters(config) as letters, connect(options.url, options.key, config.file) as client:
+    with Letters(config) as letters, _client(config, options) as client:
         return _send(letters.pages(letters.known(options.stream), wanted), client, options.stream)
+
+
+def _client(config: Config, options: ReplayOptions) -> Client:
+    ca, cert = (Path(file) if file else None for file in (options.ca, options.cert))
+    return connect(options.url, options.key, config.file, ca, cert)
 
 
 def _send(pages: Iterable[list[DeadLetter]], client: Client, stream: str) -> ReplayReport:

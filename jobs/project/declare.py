@@ -26,13 +26,18 @@ class TableInput:
     where: str | None = None
 
 
-def table(name: str, *, columns: Sequence[str] | None = None, where: str | None = None) -> Any:
+def listed(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names of columns as they may be given: one without brackets is a list of one."""
+    return (names,) if isinstance(names, str) else None if names is None else tuple(names)
+
+
+def table(name: str, *, columns: str | Sequence[str] | None = None, where: str | None = None) -> Any:
     """The default of an argument that reads the table `name`; in `where`, `$start`, `$end` and `$date` are the run's.
 
     The argument's annotation says in which form the rows come: pyarrow Table or RecordBatchReader, polars DataFrame or
     LazyFrame, pandas DataFrame, duckdb DuckDBPyRelation, daft DataFrame, ray.data Dataset.
     """
-    return TableInput(name, None if columns is None else tuple(columns), where)
+    return TableInput(name, listed(columns), where)
 
 
 def job(
@@ -41,12 +46,19 @@ def job(
     mode: Mode | None = None,
     engine: EngineName | None = None,
     key: str | Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    vars: Mapping[str, Any] | None = None,
+    include: str | Sequence[str] | None = None,
     partition_by: str | Sequence[str] | None = None,
     sort_by: str | Sequence[str] | None = None,
     schedule: str | None = None,
     timezone: str | None = None,
     catch_up: bool | None = None,
     overlap: bool | None = None,
+    calendar: str | None = None,
+    wait_for: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
+    sla: str | None = None,
+    notify: str | Sequence[str] | None = None,
     checks: Sequence[Mapping[str, Any]] | None = None,
     retries: int | None = None,
     backoff: str | None = None,
@@ -57,7 +69,8 @@ def job(
 ) -> Callable[[F], F]:
     """Make a job of a function: named like it, its inputs its arguments, its result the rows of `output`.
 
-    The options are those of a SQL file's header. The function itself stays as it is and can be called in a test.
+    The options are those of a SQL file's header, and `columns`: the result's, each with its SQL type, for results that
+    may be empty or without values at first. The function itself stays as it is and can be called in a test.
     """
     given = {name: value for name, value in locals().items() if value is not None}
 

@@ -15,7 +15,8 @@ TABLE_MARK = "{table}"
 """Stands for the output table in a `sql` check."""
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
+    """A list of one may be written without brackets."""
     return [value] if isinstance(value, str) else value
 
 
@@ -26,7 +27,7 @@ def _duration(value: object) -> object:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(listed), Field(min_length=1)]
 Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
 Value = str | bool | int | float
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping
-from difflib import get_close_matches
+from pathlib import Path
 
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.near_names import instead
 from eagleray.jobs.model import Job
 
 _NAMED_MAX = 30  # tables in a message
@@ -90,8 +91,29 @@ class Graph:
         return [*cycle[first:], *cycle[:first], cycle[first]]
 
 
+class OutOfGraph(ConfigError):
+    """`jobs` cannot be in a graph with the others; the others may be."""
+
+    def __init__(self, where: str, problem: str, jobs: Iterable[str]) -> None:
+        """As ConfigError."""
+        super().__init__(where, problem)
+        self.jobs = frozenset(jobs)
+
+    def __reduce__(self) -> tuple[type[OutOfGraph], tuple[str, str, frozenset[str]]]:  # type: ignore[override]
+        """As ConfigError, with the jobs."""
+        return type(self), (self.where, self.problem, self.jobs)
+
+
+def check_not_lost(jobs: Mapping[str, Job], lost: Mapping[str, Path]) -> None:
+    """Raise OutOfGraph for a job that reads a table which a broken file makes; `lost` has the file by table."""
+    for name, job in jobs.items():
+        for table in _reads(job):
+            if table in lost:
+                raise OutOfGraph(_where(job), f"table {table} is made by {lost[table]}, which is broken", [name])
+
+
 def build_graph(jobs: Mapping[str, Job], stream_tables: Collection[str], lake_tables: Callable[[], list[str]]) -> Graph:
-    """The graph of `jobs`; raises ConfigError for cycles, with their path, and for tables that nobody makes.
+    """The graph of `jobs`; raises OutOfGraph for cycles, with their path, and for tables that nobody makes.
 
     `lake_tables` is asked only for tables that neither a job nor a stream makes.
     """
@@ -103,13 +125,14 @@ def build_graph(jobs: Mapping[str, Job], stream_tables: Collection[str], lake_ta
     for name, tables in reads.items():
         for table in tables:
             if table not in known:
-                raise ConfigError(_where(jobs[name]), f"table {table} does not exist{_candidates(table, known)}")
-    needs = {name: {makers[table] for table in tables if table in makers} for name, tables in reads.items()}
+                problem = f"table {table} does not exist{_candidates(table, known)}"
+                raise OutOfGraph(_where(jobs[name]), problem, [name])
+    needs = {name: {makers[table] for table in tables if table in makers} - {name} for name, tables in reads.items()}
     try:
         return Graph(needs)
     except ValueError as error:
-        first = str(error).partition(": ")[2].partition(" → ")[0]
-        raise ConfigError(_where(jobs[first]), str(error)) from None
+        cycle = str(error).partition(": ")[2].split(" → ")
+        raise OutOfGraph(_where(jobs[cycle[0]]), str(error), cycle) from None
 
 
 def _reads(job: Job) -> list[str]:
@@ -124,8 +147,4 @@ def _where(job: Job) -> str:
 def _candidates(table: str, known: Collection[str]) -> str:
     if not known:
         return "; there are no tables yet"
-    same = sorted(name for name in known if name.partition(".")[2] == table.partition(".")[2])
-    if close := same or get_close_matches(table, sorted(known), n=3, cutoff=0.5):
-        return f"; did you mean {' or '.join(close[:3])}?"
-    more = ", …" if len(known) > _NAMED_MAX else ""
-    return f"; there are {', '.join(sorted(known)[:_NAMED_MAX])}{more}"
+    return instead(table, known)

@@ -6,16 +6,17 @@ One model for both, without unknown keys. What it accepts becomes a `jobs.model.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from eagleray.cluster.config import JobsConfig
 from eagleray.cluster.quantities import parse_size
-from eagleray.jobs.model import Check, EngineName, Job, Limits, Mode, Schedule, Source
-from eagleray.jobs.project.declared_checks import Duration, Texts
+from eagleray.cluster.sections import SQL_NAMES, JobsConfig
+from eagleray.jobs.model import Check, Condition, EngineName, Job, Limits, Mode, Schedule, Source
+from eagleray.jobs.project.calendars import calendar_of, check_ticks
+from eagleray.jobs.project.declared_checks import Duration, Texts, listed
 from eagleray.jobs.project.inputs import TABLE
 
 RETRIES_MAX = 100
@@ -23,8 +24,18 @@ _DEFAULT = Limits()
 _A_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
+_NAMED = {
+    "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *",
+}  # fmt: skip
+
+
 def cron(text: str) -> str:
-    """`text`, if it is a cron expression; raises ValueError."""
+    """`text`, if it is a cron expression, or that of a name such as `@daily`; raises ValueError."""
+    if text.startswith("@"):
+        if text not in _NAMED:
+            raise ValueError(f"unknown schedule {text!r}; expected {', '.join(_NAMED)}, or five fields of cron")
+        return _NAMED[text]
     if len(text.split()) != 5:
         raise ValueError(f"expected five fields (minute hour day month weekday), such as 0 2 * * *, found {text!r}")
     try:
@@ -47,21 +58,73 @@ def _size(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
 
 
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+
+
+def _switch(value: object) -> object:
+    return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch), Field(strict=True)]
+
+
+def _not_of_sql(output: str) -> str:
+    if (namespace := output.partition(".")[0]) in SQL_NAMES:
+        raise ValueError(f"SQL has a schema or catalog called {namespace}; expected another namespace")
+    return output
+
+
+class Wait(BaseModel):
+    """An entry of `wait_for`: one of table, file and url."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: Annotated[str, Field(pattern=TABLE)] | None = None
+    file: Annotated[str, Field(min_length=1)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    every: Duration | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Wait:
+        if sum(one is not None for one in (self.table, self.file, self.url)) != 1:
+            raise ValueError("expected one of table, file and url")
+        return self
+
+    def condition(self) -> Condition:
+        """The same as a value."""
+        kind, what = next((kind, what) for kind in _KINDS if (what := getattr(self, kind)) is not None)
+        return Condition(kind, what, self.every or (60_000_000 if kind == "url" else 5_000_000))
+
+
+_KINDS: tuple[Literal["table", "file", "url"], ...] = ("table", "file", "url")
+
+
+def _several(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
 class Header(BaseModel):
     """The keys of a header. Lists of one may be written without brackets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output: Annotated[str, Field(pattern=TABLE)]  # namespace.table
+    output: Annotated[str, Field(pattern=TABLE), AfterValidator(_not_of_sql)]  # namespace.table
     mode: Mode = "full"
     engine: EngineName = "duckdb"
     key: Texts | None = None
+    columns: dict[str, str] | None = None  # of a function's result: name → SQL type
+    vars: dict[str, Any] | None = None  # name → value, over those of the configuration
+    include: Texts | None = None  # files of macros, beside the job's file or below the jobs' folder
     partition_by: Texts | None = None
     sort_by: Texts | None = None
     schedule: Annotated[str, AfterValidator(cron)] | None = None
     timezone: Annotated[str, AfterValidator(zone)] | None = None
-    catch_up: bool = Field(default=False, strict=True)
-    overlap: bool = Field(default=False, strict=True)
+    catch_up: Switch = False
+    overlap: Switch = False
+    calendar: str | None = None
+    wait_for: Annotated[tuple[Wait, ...], BeforeValidator(_several)] = ()
+    sla: Duration | None = None
+    notify: Annotated[tuple[str, ...], BeforeValidator(listed)] | None = None
     checks: tuple[Any, ...] = ()  # each by `jobs.project.declared_checks`
     retries: int = Field(default=_DEFAULT.retries, ge=0, le=RETRIES_MAX, strict=True)
     backoff: Duration = _DEFAULT.backoff_us
@@ -74,23 +137,39 @@ class Header(BaseModel):
     def _together(self) -> Header:
         if self.mode == "merge" and not self.key:
             raise ValueError("mode merge needs key: the columns that identify a row")
-        if self.key and self.mode not in ("merge", "incremental"):
-            raise ValueError(f"key goes with mode merge or incremental, found mode {self.mode}")
+        if self.mode == "history" and not self.key:
+            raise ValueError("mode history needs key: the columns that identify a thing")
+        if self.key and self.mode not in ("merge", "incremental", "history"):
+            raise ValueError(f"key goes with mode merge, history or incremental, found mode {self.mode}")
         if self.mode == "overwrite_partitions" and not self.partition_by:
             raise ValueError("mode overwrite_partitions needs partition_by: what a partition is")
         if self.schedule is None:
-            for name in ("timezone", "catch_up", "overlap"):
+            for name in ("timezone", "catch_up", "overlap", "calendar", "wait_for", "sla"):
                 if getattr(self, name):
                     raise ValueError(f"{name} goes with schedule (jobs.timezone sets the zone of all logical dates)")
         return self
 
     def job(
-        self, name: str, source: Source, inputs: tuple[str, ...], checks: tuple[Check, ...], defaults: JobsConfig
+        self,
+        name: str,
+        source: Source,
+        inputs: tuple[str, ...],
+        checks: tuple[Check, ...],
+        defaults: JobsConfig,
+        variables: tuple[tuple[str, str], ...] = (),
     ) -> Job:
-        """The job of this header; `defaults` says what holds where the header is silent."""
+        """The job of this header; `defaults` says what holds where the header is silent.
+
+        Raises ValueError for a calendar that is not there or cannot be read.
+        """
         schedule = None
         if self.schedule:
-            schedule = Schedule(self.schedule, self.timezone or defaults.timezone, self.catch_up, self.overlap)
+            timezone = self.timezone or defaults.timezone
+            calendar = calendar_of(self.calendar, defaults) if self.calendar else None
+            if calendar is not None:
+                check_ticks(self.schedule, timezone, calendar)
+            waits = tuple(one.condition() for one in self.wait_for)
+            schedule = Schedule(self.schedule, timezone, self.catch_up, self.overlap, calendar, waits, self.sla)
         return Job(
             name=name,
             output=self.output,
@@ -99,6 +178,8 @@ class Header(BaseModel):
             inputs=inputs,
             engine=self.engine,
             key=self.key or (),
+            columns=tuple((self.columns or {}).items()),
+            variables=variables,
             partition_by=self.partition_by or (),
             sort_by=self.sort_by or (),
             schedule=schedule,
@@ -111,4 +192,5 @@ class Header(BaseModel):
                 cpus=self.cpus,
             ),
             description=self.description,
+            notify=self.notify,
         )

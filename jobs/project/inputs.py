@@ -6,6 +6,9 @@ loaded, with the place.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.project.parameters import blanked
 from eagleray.sql.guard import Guard
@@ -19,7 +22,7 @@ class Inputs:
 
     def __init__(self) -> None:
         """Start a parser."""
-        self._guard = Guard()
+        self._guard = Guard(chars_max=None)
 
     def __enter__(self) -> Inputs:
         """Close at the end of a `with` block."""
@@ -28,9 +31,13 @@ class Inputs:
     def __exit__(self, *_: object) -> None:
         self._guard.close()
 
-    def of(self, statement: str) -> tuple[str, ...]:
+    def parse(self, statement: str) -> dict[str, Any]:
+        """The syntax tree of `statement`; raises QueryRejected."""
+        return self._guard.parse(statement)
+
+    def of(self, statement: str, variables: Iterable[str] = ()) -> tuple[str, ...]:
         """The tables that `statement` reads, in order of first use; raises QueryRejected, with line and column."""
-        approved = self._guard.approve(blanked(statement))
+        approved = self._guard.approve(blanked(statement, variables))
         if approved.kind != "select":
             raise QueryRejected("expected a SELECT: a job's statement makes rows")
         tables: dict[str, None] = {}

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from eagleray.cluster.config import NAME, JobsConfig
 from eagleray.cluster.errors import ConfigError, QueryRejected
-from eagleray.jobs.model import Check, Job, Source
+from eagleray.cluster.near_names import instead
+from eagleray.cluster.sections import NAME, JobsConfig
+from eagleray.jobs.alignment import reaching_beyond
+from eagleray.jobs.model import Check, Job, Schedule, Source
 from eagleray.jobs.project.declared_checks import parse_check
 from eagleray.jobs.project.header import Header
 from eagleray.jobs.project.inputs import Inputs
+from eagleray.jobs.project.variables import constants
 
-BUILT_IN = frozenset({"compact", "expire", "orphans", "forget", "rebuild", "replay"})
+BUILT_IN = frozenset({"compact", "expire", "orphans", "forget", "rebuild", "replay", "retention", "scrub"})
 """Jobs that come with Eagleray; users cannot take their names."""
 
 Key = tuple[str | int, ...]
@@ -34,6 +37,13 @@ class Reader:
     defaults: JobsConfig
     stream_tables: Collection[str]
     inputs: Inputs
+    folder: Path = Path("jobs")
+    given: Mapping[str, str] = field(default_factory=dict)  # variables of the command line
+
+    def variables(self, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Every variable that a job with the options `written` has, with its declared value."""
+        own = written.get("vars")
+        return {**self.defaults.vars, **(own if isinstance(own, dict) else {})}
 
     def job(
         self,
@@ -70,25 +80,93 @@ class Reader:
             except (ValueError, QueryRejected) as error:
                 raise refused(source.file, line(key), key, str(error)) from None
             checks.append(check)
-        return header.job(name, source, reads, tuple(checks), self.defaults)
+        try:
+            variables = constants(self.variables(written), self.given)
+        except ValueError as error:
+            raise refused(source.file, line(("vars",)), ("vars",), str(error)) from None
+        try:
+            return header.job(name, source, reads, tuple(checks), self.defaults, variables)
+        except ValueError as error:
+            raise refused(source.file, line(("calendar",)), ("calendar",), str(error)) from None
 
     def _contradictions(
         self, name: str, header: Header, source: Source, reads: tuple[str, ...]
     ) -> Iterator[tuple[Key, str]]:
+        if unknown := sorted(set(header.notify or ()) - {one.name for one in self.defaults.notify}):
+            there = instead(unknown[0], (one.name for one in self.defaults.notify))
+            yield ("notify",), f"jobs.notify has no {unknown[0]!r}{there}"
         if header.output in self.stream_tables:
             yield ("output",), f"{header.output} is a stream's table; expected a table of the job's own"
         if header.output in reads:
-            yield ("output",), f"the job reads its own output: {name} → {name}"
+            if not header.columns:
+                wanted = "expected `columns`, which it has before the first run"
+                yield ("output",), f"the job reads its own output: {name} → {name}; {wanted}"
+            if header.mode == "incremental":
+                yield (
+                    ("mode",),
+                    "a job that reads its own output reads all of it; expected another mode than incremental",
+                )
         if source.sql is not None and header.engine == "ray":
             yield ("engine",), "ray runs Python functions; expected duckdb or daft for SQL"
+        yield from self._about_rows(header, source, reads)
         if header.mode == "incremental" and not reads:
             yield ("mode",), "incremental reads what arrived in its inputs, and there are none"
+
+    def _about_rows(self, header: Header, source: Source, reads: tuple[str, ...]) -> Iterator[tuple[Key, str]]:
+        if header.mode == "overwrite_partitions":
+            timezone = self.defaults.timezone
+            schedule = Schedule(header.schedule, header.timezone or timezone) if header.schedule else None
+            for index, cut in enumerate(header.partition_by or ()):
+                if problem := _shared_partitions(cut, schedule, timezone, source):
+                    yield ("partition_by", index), problem
+        if source.sql is not None and header.columns and header.output not in reads:
+            yield ("columns",), "a statement says the types of its columns itself; expected a CAST in it"
+        for column, kind in (header.columns or {}).items():
+            if problem := _no_type(kind, self.inputs):
+                yield ("columns", column), problem
 
     def _check(self, entry: Any, output: str, before: list[Check]) -> Check:
         check = parse_check(entry, output, self.inputs)
         if any(check.name == other.name for other in before):
             raise ValueError(f"{check.name} is there twice")
         return check
+
+
+def _no_type(kind: str, inputs: Inputs) -> str | None:
+    """Why `kind` is no SQL type; None: it is one."""
+    try:
+        chosen = inputs.parse(f"SELECT CAST(NULL AS {kind})")["select_list"]
+    except QueryRejected:
+        chosen = []
+    one = len(chosen) == 1 and chosen[0].get("type") == "OPERATOR_CAST" and not chosen[0].get("alias")
+    return None if one else f"{kind!r} is no type of SQL; expected one such as BIGINT, VARCHAR or DECIMAL(12, 2)"
+
+
+_TRANSFORM = re.compile(r"(hour|day|month|year)\s*\((.*)\)", re.DOTALL)
+_DATES = r"(\$date|::\s*date|\bas\s+date\s*\))\s*(as\s+)?\"?{}\b"  # `$date AS day`, `CAST(t AS DATE) AS day`
+
+
+def _shared_partitions(field: str, schedule: Schedule | None, timezone: str, source: Source) -> str | None:
+    """Why a partition would hold rows of several periods, of which each run keeps only its own; None: it does not.
+
+    What is not known yet (is the column a date?) is seen by `jobs.publish`, before a row is written.
+    """
+    call = _TRANSFORM.fullmatch(field.strip())
+    if call is None:
+        return None
+    transform, column = call[1], call[2].strip()
+    period = reaching_beyond(schedule, timezone, transform, dates=False)
+    known_date = source.sql is not None and re.search(_DATES.format(re.escape(column)), source.sql, re.IGNORECASE)
+    if period is not None and (known_date or transform in ("month", "year")):
+        period = reaching_beyond(schedule, timezone, transform, dates=True)
+    if period is None:
+        return None
+    stretch = f"{period.start:%Y-%m-%d %H:%M} to {period.end:%Y-%m-%d %H:%M} UTC"
+    return (
+        f"{field} cuts at the {transform}s of UTC, and periods of the job do not, such as {stretch}: runs of adjacent"
+        " periods would replace each other's rows; expected partitions within a period (a DATE, such as `$date AS day`,"
+        f" may be partitioned by itself), a schedule whose periods are whole {transform}s, or mode merge"
+    )
 
 
 def refused(file: Path, line: int, key: Key, problem: str) -> ConfigError:
@@ -100,7 +178,8 @@ def _first(error: ValidationError) -> tuple[Key, str]:
     """The first problem: where, and what was expected and found."""
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        return first["loc"], f"unknown key; expected {', '.join(Header.model_fields)}"
+        near = instead(str(first["loc"][0]), Header.model_fields) if len(first["loc"]) == 1 else ""
+        return first["loc"], f"unknown key{near}"
     message = first["msg"].removeprefix("Value error, ")
     found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
     return first["loc"], f"{message}{found}"

@@ -1,4 +1,4 @@
-"""Puts the run's period into SQL: `$start`, `$end` (TIMESTAMPTZ) and `$date` (DATE) become constants.
+"""Puts the run's period into SQL: `$start`, `$end` (TIMESTAMPTZ) and `$date` (DATE) become constants, and variables.
 
 Text is replaced before anything is planned, so that partitions are pruned by the constants. What only looks like a
 parameter stays: inside strings, quoted identifiers, comments, dollar-quoted strings and names with a `$` in them.
@@ -7,12 +7,13 @@ parameter stays: inside strings, quoted identifiers, comments, dollar-quoted str
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.period import Period
+from eagleray.sql.tokens import comment_end
 
 PARAMETERS: Mapping[str, Callable[[Period], str]] = {
     "start": lambda period: _instant(period.start),
@@ -37,7 +38,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_FENCE = re.compile(r"/\*|\*/")
 
 
 @dataclass(frozen=True)
@@ -56,28 +56,29 @@ class Substituted:
         return written
 
 
-def substitute(text: str, period: Period) -> Substituted:
-    """`text` with the period's constants; raises QueryRejected for a parameter that does not exist."""
-    return _replaced(text, lambda name: PARAMETERS[name](period))
+def substitute(text: str, period: Period, variables: Iterable[tuple[str, str]] = ()) -> Substituted:
+    """`text` with the period's constants and those of `variables`; raises QueryRejected for an unknown parameter."""
+    constants = {**dict(variables), **{name: make(period) for name, make in PARAMETERS.items()}}
+    return _replaced(text, constants.__getitem__, constants)
 
 
-def blanked(text: str) -> str:
+def blanked(text: str, variables: Iterable[str] = ()) -> str:
     """`text` with NULL for every parameter and all else in its place: to be parsed, not run. Raises as `substitute`."""
-    return _replaced(text, lambda name: "NULL".ljust(len(name) + 1)).text
+    return _replaced(text, lambda name: "NULL".ljust(len(name) + 1), {*PARAMETERS, *variables}).text
 
 
-def _replaced(text: str, value: Callable[[str], str]) -> Substituted:
+def _replaced(text: str, value: Callable[[str], str], names: Collection[str]) -> Substituted:
     parts: list[str] = []
     moves: list[tuple[int, int, int]] = []
     done = at = 0
     while match := _TOKEN.search(text, at):
         at = match.end()
         if match["comment"]:
-            at = _comment_end(text, at)
+            at = comment_end(text, at)
         elif name := match["name"]:
             line, column = _place(text, match.start())
-            if name.lower() not in PARAMETERS:
-                known = ", ".join(f"${known}" for known in PARAMETERS)
+            if name.lower() not in names:
+                known = ", ".join(f"${known}" for known in (*PARAMETERS, *sorted(set(names) - PARAMETERS.keys())))
                 raise QueryRejected(f"unknown parameter ${name}; expected {known} (line {line}, column {column})")
             constant = value(name.lower())
             parts += text[done : match.start()], constant
@@ -85,15 +86,6 @@ def _replaced(text: str, value: Callable[[str], str]) -> Substituted:
             moves.append((line, column + longer_before, len(constant) - len(name) - 1))
             done = at
     return Substituted("".join([*parts, text[done:]]), tuple(moves))
-
-
-def _comment_end(text: str, at: int) -> int:
-    """Where the block comment that was opened before `at` ends; they nest."""
-    depth = 1
-    while depth and (fence := _FENCE.search(text, at)):
-        depth += 1 if fence[0] == "/*" else -1
-        at = fence.end()
-    return at if depth == 0 else len(text)
 
 
 def _place(text: str, at: int) -> tuple[int, int]:

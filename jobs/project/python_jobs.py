@@ -24,7 +24,7 @@ def read_functions(folder: Path, file: Path, reader: Reader) -> Iterator[Job]:
         if isinstance(value, FunctionType) and hasattr(value, MARK) and value.__module__ == module.__name__:
             function = UserFunction(folder, file, name)
             source = Source(file, value.__code__.co_firstlineno, function=function)
-            reads = _reads(function, source, reader)
+            reads = _reads(function, source, reader, tuple(reader.variables(getattr(value, MARK))))
             yield reader.job(name, source, getattr(value, MARK), reads, partial(_line, source))
 
 
@@ -32,22 +32,22 @@ def _line(source: Source, _: Key) -> int:
     return source.line
 
 
-def _reads(function: UserFunction, source: Source, reader: Reader) -> tuple[str, ...]:
+def _reads(function: UserFunction, source: Source, reader: Reader, variables: tuple[str, ...]) -> tuple[str, ...]:
     tables: dict[str, None] = {}
     try:
         for argument in arguments(function):
             if argument.table is not None:
-                tables |= dict.fromkeys(_tables(argument, reader))
+                tables |= dict.fromkeys(_tables(argument, reader, variables))
     except ValueError as error:
         raise refused(source.file, source.line, (function.name,), str(error)) from None
     return tuple(tables)
 
 
-def _tables(argument: Argument, reader: Reader) -> tuple[str, ...]:
+def _tables(argument: Argument, reader: Reader, variables: tuple[str, ...]) -> tuple[str, ...]:
     assert argument.table is not None
     if not re.fullmatch(TABLE, argument.table.name):
         raise ValueError(f"{argument.name}: {argument.table.name!r} is no table; expected namespace.table")
     try:
-        return reader.inputs.of(argument.statement)
+        return reader.inputs.of(argument.statement, variables)
     except QueryRejected as error:
         raise ValueError(f"{argument.name}: in {argument.statement!r}: {error}") from None

@@ -79,7 +79,7 @@ def _argument(parameter: inspect.Parameter) -> Argument:
             return Argument(name, parameter.default)
         form = form_of(wanted) if isinstance(wanted, type) else None
         if form is None:
-            raise ValueError(f"{name}: expected an annotation out of {_NAMES}, found {wanted!r}")
+            raise ValueError(f"{name}: expected one of the annotations {_NAMES}, found {wanted!r}")
         return Argument(name, parameter.default, form)
     if wanted is Period:
         return Argument(name, None)

@@ -92,14 +92,14 @@ def _run(name: str, file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):  # a file may not end whoever reads it
             raise
         line = _line(error, file)
         raise ConfigError(f"{file}:{line}", f"the file cannot be loaded: {type(error).__name__}: {error}") from error
     return module
 
 
-def _line(error: Exception, file: Path) -> int:
+def _line(error: BaseException, file: Path) -> int:
     """The line of `file` at which `error` came up."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return error.lineno or 1

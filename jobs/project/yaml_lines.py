@@ -1,7 +1,12 @@
-"""A YAML mapping with the line of every key, for messages that name the line."""
+"""A YAML mapping with the line of every key, for messages that name the line.
+
+Words are YAML 1.2's: `true` and `false` are the only booleans, and `[yes, no]` are two words, as whoever writes values
+of a column means them.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +39,21 @@ class YamlMap:
         return self.lines[path]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans in PyYAML, which has those of YAML 1.1."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    sign: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
 def parse_map(text: str) -> YamlMap:
     """Read a mapping; raises YamlError, also for a key that is there twice."""
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         root = loader.get_single_node()
         if root is None:
@@ -53,6 +70,8 @@ def parse_map(text: str) -> YamlMap:
         if isinstance(error, YamlError):
             raise
         raise YamlError(1, f"not YAML: {error}") from None
+    except RecursionError:
+        raise YamlError(1, "nested too deeply; expected keys and values, a few levels deep") from None
     finally:
         loader.dispose()
 

@@ -5,6 +5,7 @@ All checks of a job run on one DuckDB over one set of snapshots, within the job'
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -33,21 +34,21 @@ def broken(lake: Lake, job: Job, branch: str, now_us: int) -> Failures:
 
     Raises QueryRejected for a check that is no query or names what is not there, QueryFailed for one beyond the limits.
     """
-    # 1. every check as a query, let through like any query
-    texts = {check.name: breaking(check, job.output, now_us) for check in job.checks}
-    with closing(Guard()) as guard:
+    # 1. the output as it would be, other tables as they are
+    tables = {job.output: Declared(lake.pin(job.output, branch))}
+    for other in sorted({table for check in job.checks for table in check.tables} - {job.output}):
+        if lake.find(other) is None:
+            raise QueryRejected(f"a check of job {job.name} reads {other}, which does not exist yet")
+        tables[other] = Declared(lake.pin(other))
+    # 2. every check as a query, let through like any query
+    texts = {check.name: breaking(check, job.output, now_us, _types(tables)) for check in job.checks}
+    with closing(Guard(chars_max=None)) as guard:
         statements = []
         for name, text in texts.items():
             try:
                 statements.append(guard.approve(text))
             except QueryRejected as error:
                 raise QueryRejected(f"check {name} of job {job.name}: {error}") from None
-    # 2. the output as it would be, other tables as they are
-    tables = {job.output: Declared(lake.pin(job.output, branch))}
-    for other in sorted({table for check in job.checks for table in check.tables} - {job.output}):
-        if lake.find(other) is None:
-            raise QueryRejected(f"a check of job {job.name} reads {other}, which does not exist yet")
-        tables[other] = Declared(lake.pin(other))
     scratch = lake.config.jobs_dir / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="checks-", dir=scratch) as temp:
@@ -66,8 +67,24 @@ def _found(connection: duckdb.DuckDBPyConnection, text: str) -> list[tuple[int, 
     return [(count, connection.sql(f"SELECT * FROM (\n{text}\n) LIMIT {SAMPLE_ROWS}").to_arrow_table().to_pylist())]
 
 
-def breaking(check: Check, output: str, now_us: int) -> str:
-    """The SELECT of the rows of `output` that break `check`."""
+Types = Mapping[tuple[str, str], str]
+"""SQL's types of columns, by table and by name in lower case."""
+
+
+def _types(tables: Mapping[str, Declared]) -> Types:
+    return {
+        (name, column.casefold()): kind
+        for name, table in tables.items()
+        for column, kind in zip(table.names, table.types, strict=True)
+    }
+
+
+def breaking(check: Check, output: str, now_us: int, types: Types) -> str:
+    """The SELECT of the rows of `output` that break `check`; `types` of the tables that it reads."""
+    if check.kind == "accepted_values":
+        return _accepted(check.options, _table(output), types.get((output, check.options["column"].casefold()), ""))
+    if check.kind == "relationships":
+        return _relationships(check.options, output, types)
     return _BREAKING[check.kind](check.options, _table(output), now_us)
 
 
@@ -85,15 +102,21 @@ def _unique(options: Mapping[str, Any], table: str, _: int) -> str:
     return f"SELECT {listed}, count(*) AS rows FROM {table} WHERE {known} GROUP BY {listed} HAVING count(*) > 1"
 
 
-def _accepted(options: Mapping[str, Any], table: str, _: int) -> str:
-    column, values = identifier(options["column"]), ", ".join(map(_constant, options["values"]))
+def _accepted(options: Mapping[str, Any], table: str, kind: str) -> str:
+    """Text is compared as text: DuckDB would make `t` and `1` the same as `true`, and `01` the same as `1`."""
+    constant = _text if kind == "VARCHAR" else _constant
+    column, values = identifier(options["column"]), ", ".join(map(constant, options["values"]))
     return f"SELECT * FROM {table} WHERE {column} IS NOT NULL AND {column} NOT IN ({values})"
 
 
-def _relationships(options: Mapping[str, Any], table: str, _: int) -> str:
-    column, field = identifier(options["column"]), identifier(options["field"])
-    other = f"SELECT 1 FROM {_table(options['to'])} AS r WHERE r.{field} = t.{column}"
-    return f"SELECT t.* FROM {table} AS t WHERE t.{column} IS NOT NULL AND NOT EXISTS ({other})"
+def _relationships(options: Mapping[str, Any], output: str, types: Types) -> str:
+    """Of text and something else, both are compared as text: `01` is not 1."""
+    sides = (f"t.{identifier(options['column'])}", f"r.{identifier(options['field'])}")
+    kinds = {types.get((output, options["column"].casefold())), types.get((options["to"], options["field"].casefold()))}
+    if "VARCHAR" in kinds and len(kinds) > 1:
+        sides = (f"CAST({sides[0]} AS VARCHAR)", f"CAST({sides[1]} AS VARCHAR)")
+    other = f"SELECT 1 FROM {_table(options['to'])} AS r WHERE {sides[1]} = {sides[0]}"
+    return f"SELECT t.* FROM {_table(output)} AS t WHERE {sides[0]} IS NOT NULL AND NOT EXISTS ({other})"
 
 
 def _row_count(options: Mapping[str, Any], table: str, _: int) -> str:
@@ -114,14 +137,19 @@ def _sql(options: Mapping[str, Any], table: str, _: int) -> str:
 
 
 def _constant(value: str | bool | int | float) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"CAST('{value}' AS DOUBLE)"
     return literal(value) if isinstance(value, str) else str(value)
+
+
+def _text(value: str | bool | int | float) -> str:
+    """As it stands in the header."""
+    return literal(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 _BREAKING: Mapping[CheckKind, Callable[[Mapping[str, Any], str, int], str]] = {
     "not_null": _not_null,
     "unique": _unique,
-    "accepted_values": _accepted,
-    "relationships": _relationships,
     "row_count": _row_count,
     "freshness": _freshness,
     "sql": _sql,

@@ -12,22 +12,23 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from eagleray.cluster.errors import ChecksFailed
+from eagleray.cluster.lake.alteration import Retyping
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.parquet_stream import values
-from eagleray.cluster.lake.predicate import Compare
+from eagleray.cluster.lake.predicate import EVERYTHING, Compare
 from eagleray.cluster.lake.replace import LakeFile
 from eagleray.cluster.lake.scan import Pinned
+from eagleray.jobs.engines.incremental import NUMBER_PROPERTY, NUMBERED_PROPERTY
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import Period
+from eagleray.jobs.publish.append_eras import ERAS_PROPERTY, Era, eras, replaced, written
+from eagleray.jobs.publish.history import versions
 from eagleray.jobs.publish.partitions import Owner
 from eagleray.jobs.publish.row_deletes import Taken, matches, take_rows, write_rows
 from eagleray.jobs.publish.scratch_duckdb import desk
 from eagleray.sql.engine import identifier, literal
 
 RUN, RUN_NUMBER = "_run", "_run_number"
-NUMBER_PROPERTY = "eagleray.run_number"
-"""The greatest `_run_number` in the table."""
-
 SAMPLE_ROWS = 20
 
 
@@ -40,6 +41,7 @@ class Result:
     files: Sequence[LakeFile]
     rows: int
     number: int | None = None
+    retyping: Retyping | None = None  # other types than the table has, where all rows are replaced
 
     @property
     def bytes(self) -> int:
@@ -71,18 +73,36 @@ def plan(lake: Lake, pinned: Pinned, result: Result) -> Plan:
     """What publishing `result` changes in the table as it is `pinned`; raises ChecksFailed for a key found twice."""
     job = result.job
     if job.mode == "full":
-        return Plan(result, pinned.plan().data_files, result.files)
-    if job.mode == "overwrite_partitions":
-        return _overwrite(lake, pinned, result)
-    if not numbered(job):
-        return _added(result, _merge(lake, pinned, result))
-    result = _renumber(lake, pinned, result)
-    numbers = {NUMBER_PROPERTY: str(result.number)} if result.files else {}
-    if job.mode == "append":
-        taken = _earlier(lake, pinned, result)
+        planned = Plan(result, pinned.plan().data_files, result.files)
+    elif job.mode == "overwrite_partitions":
+        planned = _overwrite(lake, pinned, result)
+    elif job.mode == "history":
+        taken = versions(lake, pinned, job, result.period, result.files)
+        planned = Plan(result, taken.removed, taken.added)
+    elif job.mode == "merge":
+        planned = _added(result, _merge(lake, pinned, result))
     else:
-        taken = _merge(lake, pinned, result) if job.key else Taken()
-    return replace(_added(result, taken), properties=numbers)
+        result = _renumber(lake, pinned, result)
+        if job.mode == "append":
+            taken = _earlier(lake, pinned, result)
+        else:
+            taken = _merge(lake, pinned, result) if job.key else Taken()
+        planned = _added(result, taken)
+    properties = _numbers(pinned, result)
+    if job.mode == "append" and result.files:
+        properties[ERAS_PROPERTY] = written(_eras(lake, pinned, result))
+    return replace(planned, properties=properties)
+
+
+def _numbers(pinned: Pinned, result: Result) -> dict[str, str]:
+    """The properties by which incremental jobs know how far the table is, where they change."""
+    there, own = pinned.properties, numbered(result.job)
+    wanted: dict[str, str] = {}
+    if own and (result.files or NUMBER_PROPERTY not in there):
+        wanted[NUMBER_PROPERTY] = str(result.number if result.files else 0)
+    if (NUMBER_PROPERTY in there or own) and own == (there.get(NUMBERED_PROPERTY) == "no"):
+        wanted[NUMBERED_PROPERTY] = "yes" if own else "no"
+    return wanted
 
 
 def _added(result: Result, taken: Taken) -> Plan:
@@ -129,13 +149,25 @@ def _merge(lake: Lake, pinned: Pinned, result: Result) -> Taken:
 
 
 def _earlier(lake: Lake, pinned: Pinned, result: Result) -> Taken:
-    """Take out what an earlier run of the same period appended."""
-    label = result.period.label
-    candidates = pinned.plan(Compare(RUN, "=", label))
+    """Take out what earlier runs have appended for the same period, or a part of it."""
+    label, job = result.period.label, result.job
+    found = _eras(lake, pinned, result)
+    candidates = pinned.plan(Compare(RUN, "=", label) if len(found) == 1 else EVERYTHING)
     if not candidates.files:
         return Taken()
-    with desk(lake.config, result.job.limits) as on:
-        return take_rows(lake, result.job.output, pinned, candidates, on, f"t.{RUN} = {literal(label)}")
+    with desk(lake.config, job.limits) as on:
+        condition: str | None = f"t.{RUN} = {literal(label)}"
+        if len(found) > 1:
+            there = on.view("runs", pinned, candidates)
+            query = (
+                f"SELECT {RUN}, min({RUN_NUMBER}), max({RUN_NUMBER}) FROM {there.sql_name} GROUP BY ALL ORDER BY ALL"
+            )
+            condition = replaced(found, (row for row in on.rows(query) if row[0] is not None), job, result.period)
+        return Taken() if condition is None else take_rows(lake, job.output, pinned, candidates, on, condition)
+
+
+def _eras(lake: Lake, pinned: Pinned, result: Result) -> list[Era]:
+    return eras(pinned.properties, result.job, lake.config.jobs.timezone, result.number or 1)
 
 
 def _renumber(lake: Lake, pinned: Pinned, result: Result) -> Result:

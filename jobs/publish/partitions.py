@@ -18,6 +18,7 @@ from eagleray.cluster.lake.file_schema import narrow
 from eagleray.cluster.lake.scan import Pinned
 from eagleray.cluster.lake.table_layout import PartitionField, parse_layout
 from eagleray.cluster.windowing.definition import field_type
+from eagleray.jobs.alignment import whole
 from eagleray.jobs.period import Period
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,6 +32,16 @@ class Owner:
     fields: Sequence[PartitionField]
     types: Mapping[str, pa.DataType]
     period: Period
+
+    def reaching_beyond(self) -> str | None:
+        """A field whose partitions hold rows of other periods as well; None where every partition is the period's."""
+        for field in self.fields:
+            kind = self.types[field.name]
+            if (pt.is_timestamp(kind) or pt.is_date(kind)) and not whole(
+                self.period, field.transform, pt.is_date(kind)
+            ):
+                return f"{field.transform}({field.path.column})" if field.transform != "identity" else field.path.column
+        return None
 
     @classmethod
     def of(cls, pinned: Pinned, partition_by: tuple[str, ...], period: Period) -> Owner:

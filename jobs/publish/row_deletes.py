@@ -16,6 +16,7 @@ from eagleray.cluster.lake.replace import LakeFile
 from eagleray.cluster.lake.scan import Pinned, ScanPlan
 from eagleray.jobs.publish.scratch_duckdb import FILE, Desk
 from eagleray.sql.engine import identifier
+from eagleray.sql.remote_files import original
 from eagleray.sql.tables import readable
 
 
@@ -38,7 +39,7 @@ def take_rows(lake: Lake, table: str, pinned: Pinned, plan: ScanPlan, on: Desk, 
     old = on.view("old", pinned, plan)
     if readable(plan):
         found = on.rows(f"SELECT t.{FILE}, count(*) FROM {old.sql_name} AS t WHERE {condition} GROUP BY ALL")
-        going: dict[str, int] = dict(found)
+        going: dict[str, int] = {original(name): count for name, count in found}
         touched = plan.only(lambda file: going.get(_local(file.file_path), 0) > 0)
         partial = touched.only(lambda file: going[_local(file.file_path)] < file.record_count)
         rows = sum(going.values())

@@ -6,7 +6,7 @@ Rows come out under the lake's names of the columns, to be written into new file
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +19,11 @@ from eagleray.jobs.engines.duckdb import limits_of
 from eagleray.jobs.model import Limits as JobLimits
 from eagleray.sql.engine import BATCH_ROWS, Deadline, Limits, bounded, connect, identifier
 from eagleray.sql.parquet_select import select_parquet
+from eagleray.sql.remote_files import sources
 from eagleray.sql.tables import Declared, readable
 
 FILE = "_eagleray_file"
-"""The column of a view that holds the path of each row's file, where files are local."""
+"""The column of a view that holds each row's file, named as `sql.remote_files.sources` does."""
 
 ENGINE_SHARE = 2  # the engine that made the rows still holds its memory
 
@@ -41,12 +42,25 @@ class Desk:
         declared = Declared(pinned.named(f"desk.{name}"))
         with bounded(self._connection, self._limits, self._deadline):
             if readable(plan) and plan.files:
-                source = select_parquet(plan, pinned.columns, declared.names, FILE)
+                named = sources(self._connection, plan)
+                source = select_parquet(plan, pinned.columns, declared.names, named, FILE)
                 self._connection.execute("CREATE SCHEMA IF NOT EXISTS desk")
                 self._connection.execute(f"CREATE VIEW {declared.sql_name} AS {source}")
             else:
                 declared.attach(self._connection, plan)
         return declared
+
+    def table(self, name: str, text: str) -> None:
+        """Keep the rows of a SELECT as `desk.<name>`."""
+        with bounded(self._connection, self._limits, self._deadline):
+            self._connection.execute("CREATE SCHEMA IF NOT EXISTS desk")
+            self._connection.execute(f"CREATE OR REPLACE TABLE desk.{identifier(name)} AS {text}")
+
+    def batches(self, text: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of a SELECT under the lake's `names` of its columns."""
+        with bounded(self._connection, self._limits, self._deadline):
+            for batch in self._connection.sql(text).to_arrow_reader(BATCH_ROWS * 4):
+                yield pa.RecordBatch.from_arrays(batch.columns, names=list(names))
 
     def rows(self, text: str) -> list[tuple[Any, ...]]:
         """The rows of a small result."""
