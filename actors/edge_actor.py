@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+import secrets
 
 import ray
 
 from eagleray.actors.edge.server import Edge
-from eagleray.actors.messages import EdgeReport
+from eagleray.actors.messages import EdgeNews, EdgeReport, Outdated, Version
+from eagleray.actors.objectives import Counts
 from eagleray.actors.peer import RayPeer
 from eagleray.actors.ray_backend import RayBackend
 from eagleray.cluster.config import Config
@@ -23,32 +23,36 @@ class EdgeActor:
         """Nothing listens yet. `controller` is the name of its actor."""
         self.config = config
         self.edge: Edge | None = None
+        self._life = f"edge {secrets.token_hex(8)}"  # a process id may come again, and its counts from 0
         self.port = 0
         self.backend = RayBackend(config, RayPeer(controller, ray.get_actor(controller, NAMESPACE), hosted=False))
+        self._heard: Version = (0, 0)
         self._starting = asyncio.Lock()
 
-    async def attend(
-        self,
-        port: int,
-        validators: Sequence[tuple[Any, int]],
-        committer: Any,
-        sql: Sequence[Any],
-        spent: Mapping[str, float],
-    ) -> EdgeReport:
-        """Take the controller's news, serve on `port` (0: any) if not serving yet."""
-        self.backend.attend(validators, committer, sql)
+    async def attend(self, news: EdgeNews) -> EdgeReport:
+        """Take the controller's news, serve if not serving yet. Raises Outdated, ConfigError for a taken port."""
+        if news.version <= self._heard:
+            raise Outdated(news.version, self._heard)
+        self._heard = news.version
+        self.backend.attend(news)
         await self.backend.warm()
         async with self._starting:
             if self.edge is None:
-                edge = Edge(self.config, self.backend)
-                self.port = await edge.start(port)
+                name = str(ray.get_runtime_context().get_actor_name())
+                edge = Edge(self.config, self.backend, name.rpartition("-")[0])
+                self.port = await edge.start(news.port, news.shared_port)
                 self.edge = edge
-            return EdgeReport(self.port, self.edge.in_flight_bytes, self.edge.exchange(spent), self.edge.answered)
+            spent = self.edge.exchange(news.spent)
+            return EdgeReport(self.port, self.edge.in_flight_bytes, spent, self.edge.answered)
 
     async def drain(self) -> None:
         """Finish what is in flight and close."""
         if self.edge:
             await self.edge.drain()
+
+    async def judgements(self) -> tuple[str, Counts]:
+        """A name for this life of the process, and what objectives have judged in it."""
+        return self._life, self.edge.judgements() if self.edge else {}
 
     async def stats(self) -> dict[str, float]:
         """The edge's own counters."""

@@ -5,9 +5,11 @@ Answers and errors of a `Backend` are the only things that the edge knows of oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eagleray.cluster.access import TableAccess
 from eagleray.cluster.errors import EaglerayError
 from eagleray.cluster.events.verdict import Answer, Submission
 
@@ -29,6 +31,20 @@ class WorkerLost(Unavailable):
         return f"{self.worker} was lost; the request may or may not have taken effect"
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An answer of `size` bytes that is fetched as its reader comes along: how it begins, and where the rest is.
+
+    `more` gives a piece from a byte on, never empty before the end; it may raise QueryFailed, Unavailable.
+    `drop` says that nobody wants the rest.
+    """
+
+    size: int
+    first: bytes
+    more: Callable[[int], Awaitable[bytes]] | None = None
+    drop: Callable[[], object] | None = None
+
+
 class Backend(Protocol):
     """The platform behind the edge. Besides what is named, every call may raise Unavailable or TimeoutError."""
 
@@ -43,12 +59,24 @@ class Backend(Protocol):
         """How many workers share the calls of `submit` now: more calls at once would only queue. At least 1."""
         ...
 
-    async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
-        """Rows of a window with window_start in [from, to), final and open ones, each with `final`."""
+    async def windows(
+        self, stream: str, window: str, from_us: int | None, to_us: int | None, cursor: list[Any] | None, limit: int
+    ) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """At most `limit` rows with window_start in [from, to) that come after `cursor`, each with `final`.
+
+        Beside them the cursor of the next page; None: there is none. Raises BadCursor.
+        """
         ...
 
-    async def sql(self, query: str, arrow: bool) -> dict[str, Any] | bytes:
-        """An Arrow IPC stream, or `{"columns": [{"name","type"}], "rows": [[...]]}`. QueryRejected, QueryFailed."""
+    async def sql(self, query: str, arrow: bool, access: TableAccess) -> Body:
+        """An Arrow IPC stream, or `{"columns": [{"name","type"}], "rows": [[...]]}`, of tables that `access` opens.
+
+        Raises QueryRejected, QueryForbidden, QueryFailed.
+        """
+        ...
+
+    async def event(self, stream: str, event: str, access: TableAccess) -> Body:
+        """What became of the event with this id, as JSON (`sql.trace`); raises QueryFailed, QueryForbidden."""
         ...
 
     async def status(self) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 
 from eagleray.actors.edge.backend_protocol import Unavailable
 from eagleray.actors.edge.meters import Meters
-from eagleray.cluster.config import EdgeConfig
 from eagleray.cluster.events.verdict import Answer, Submission
+from eagleray.cluster.sections import EdgeConfig
 
 STUCK_S = 0.1  # a batch that takes longer is no reason any more for others to wait: its worker may be stopped
 Submit = Callable[[list[Submission], float], Awaitable[list[Answer]]]
@@ -102,24 +102,29 @@ class Batcher:
 
     async def _deliver(self, batch: list[Waiting]) -> None:
         began = time.perf_counter()
-        submissions = [submission for submission, _ in batch]
-        self._meters.batch_requests.record(len(batch))
-        self._meters.batch_bytes.record(sum(len(submission.body) for submission in submissions))
         try:
+            submissions = [submission for submission, _ in batch]
+            self._meters.batch_requests.record(len(batch))
+            self._meters.batch_bytes.record(sum(len(submission.body) for submission in submissions))
             async with asyncio.timeout(self._timeout_s):
                 answers = await self._submit(submissions, self._timeout_s)
             if len(answers) != len(batch):
                 raise Unavailable(f"{len(answers)} answers to {len(batch)} requests")
-        except Exception as error:
+        except BaseException as error:
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(error)
+                    _fail(future, error)
+            if not isinstance(error, Exception):
+                raise
             return
-        except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
-            raise
         self._meters.ack.record(int((time.perf_counter() - began) * 1e6))
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():  # whoever asked may be gone
                 future.set_result(answer)
+
+
+def _fail(future: asyncio.Future[Answer], error: BaseException) -> None:
+    if isinstance(error, Exception):
+        future.set_exception(error)
+    else:  # this task or its loop is being ended
+        future.cancel()

@@ -14,8 +14,8 @@ from eagleray.actors.edge import event_count as count
 from eagleray.actors.edge.in_flight import Lease
 from eagleray.actors.edge.inflate import CODINGS, Broken, inflate
 from eagleray.actors.edge.refusal import Refusal
-from eagleray.cluster.config import EdgeConfig
 from eagleray.cluster.events.verdict import Form
+from eagleray.cluster.sections import EdgeConfig
 
 _INLINE_BYTES = 64 << 10  # bodies that need a scan and are larger leave the event loop
 
@@ -31,10 +31,14 @@ async def read_body(request: web.BaseRequest, limits: EdgeConfig, lease: Lease) 
             body: bytes = request.content.read_nowait()
             lease.take(len(body))
         else:
-            async with asyncio.timeout(limits.body_timeout_s):
+            async with asyncio.timeout(limits.body_timeout_s) as patience:
+                lease.uploading(lambda: patience.reschedule(0.0))
                 body = await _gather(request, limits.body_bytes_max, lease)
+                lease.uploaded()
     except TimeoutError:
         detail = f"the body did not arrive within edge.body_timeout_s ({limits.body_timeout_s:g} s)"
+        if lease.gave_way:
+            detail = "the body stalled while others needed its room (edge.in_flight_bytes_max); send it again"
         raise Refusal(408, "body_timeout", detail) from None
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise Refusal(400, "malformed_body", f"the body cannot be read: {error}") from None
@@ -52,7 +56,7 @@ async def _gather(request: web.BaseRequest, bytes_max: int, lease: Lease) -> byt
         size += len(piece)
         if size > bytes_max:
             raise _too_large("edge.body_bytes_max", bytes_max)
-        lease.take(len(piece))
+        lease.arrived(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 
@@ -96,13 +100,16 @@ async def check_count(body: bytes, form: Form, limits: EdgeConfig) -> None:
     """Refuse a body of more than events_max events."""
     if count.surely_within(body, form, limits.events_max):
         return
-    if len(body) <= _INLINE_BYTES:
-        fits = count.within(body, form, limits.events_max)
-    else:
-        fits = await asyncio.to_thread(count.within, body, form, limits.events_max)
-    if not fits:
+    if await count_events(body, form, limits) > limits.events_max:
         detail = f"more than edge.events_max ({limits.events_max}) events in one request; send them in several"
         raise Refusal(413, "too_many_events", detail)
+
+
+async def count_events(body: bytes, form: Form, limits: EdgeConfig) -> int:
+    """How many events the body has; from events_max + 1 on not exact."""
+    if len(body) <= _INLINE_BYTES:
+        return count.count(body, form, limits.events_max)
+    return await asyncio.to_thread(count.count, body, form, limits.events_max)
 
 
 def _greet(request: web.BaseRequest) -> None:

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
 from eagleray.actors.edge.refusal import Refusal, refuse, retry_after
+from eagleray.cluster.sections import EdgeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,16 @@ HEADERS_MAX = 100
 class Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_deadline", "_header_timeout_s")
+    __slots__ = ("_answer_timeout_s", "_deadline", "_header_timeout_s", "_unread", "client")
 
-    def __init__(self, server: web.Server, *, header_timeout_s: float, **settings: Any) -> None:
+    def __init__(
+        self, server: web.Server, *, header_timeout_s: float, answer_timeout_s: float, **settings: Any
+    ) -> None:
         super().__init__(server, **settings)
         self._header_timeout_s = header_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._unread: asyncio.TimerHandle | None = None
+        self.client: str | None = None  # where a trusted proxy's PROXY header named one
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
@@ -49,9 +55,31 @@ class Connection(web.RequestHandler):
             self._turn_away(Refusal(503, "too_many_connections", "try again later", headers=retry_after(1)))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines."""
         self._disarm()
+        self._read_again()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read what was written: give it a while."""
+        super().pause_writing()
+        self._unread = self._loop.call_later(self._answer_timeout_s, self._give_up)
+
+    def resume_writing(self) -> None:
+        """It read most of it."""
+        self._read_again()
+        super().resume_writing()
+
+    def _read_again(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _give_up(self) -> None:
+        """Nobody reads: what is buffered is let go with the connection. Closing it would wait for the reader."""
+        self._unread = None
+        if self.transport is not None:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse; whole headers end the deadline, the first bytes of the next ones start it."""
@@ -125,17 +153,18 @@ def _raw(refusal: Refusal) -> bytes:
 class HttpServer(web.Server):
     """Makes a Connection for each client."""
 
-    def __init__(self, handler: Any, header_timeout_s: float) -> None:
+    def __init__(self, handler: Any, limits: EdgeConfig) -> None:
         """`handler` answers every request."""
         super().__init__(handler)
-        self._header_timeout_s = header_timeout_s
+        self._limits = limits
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> Connection:
         """A new connection's protocol."""
         return Connection(
             self,
             loop=self._loop,
-            header_timeout_s=self._header_timeout_s,
+            header_timeout_s=self._limits.header_timeout_s,
+            answer_timeout_s=self._limits.answer_timeout_s,
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGER_S,
             read_bufsize=READ_BYTES,

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from eagleray.actors.edge.batcher import Batcher, Submit
-from eagleray.actors.edge.body import check_count, coding_of, inflated, read_body
+from eagleray.actors.edge.body import check_count, coding_of, count_events, inflated, read_body
 from eagleray.actors.edge.in_flight import InFlight, Lease
 from eagleray.actors.edge.meters import Meters
 from eagleray.actors.edge.rate_limit import Rates
@@ -21,6 +21,7 @@ from eagleray.actors.edge.routes import Call
 from eagleray.cluster.api_keys import ApiKey
 from eagleray.cluster.config import Config
 from eagleray.cluster.events.verdict import ATTEMPT_HEADER, Answer, Form, Submission
+from eagleray.cluster.telemetry import tracing
 
 FORMS: dict[str, Form] = {
     "application/json": "json",
@@ -54,10 +55,9 @@ class Ingest:
         self._batchers = {name: Batcher(submit, workers, config.edge, meters) for name in config.streams}
 
     async def post(self, call: Call) -> web.Response:
-        """1. admit  2. read and inflate  3. count  4. submit and wait until durable  5. charge and answer."""
+        """1. admit  2. read and inflate  3. count and charge  4. submit and wait until durable  5. settle, answer."""
         began = time.perf_counter()
-        request, stream, key = call.request, call.params["stream"], call.key
-        assert key is not None
+        request, stream, key = call.request, call.params["stream"], call.asker
         # 1. what needs no body comes first
         batcher = self._batchers.get(stream)
         if batcher is None:
@@ -65,16 +65,32 @@ class Ingest:
         form, coding, idempotency_key = form_of(request), coding_of(request), _idempotency_key(request)
         attempt = _attempt(request, key)
         self._rates.admit(key)
-        with self._flight.lease() as lease:
+        with self._flight.lease(call.share) as lease:
             # 2. and 3.
-            body = await self._body(request, form, coding, lease)
+            with tracing.step("read the body"):
+                body = await self._body(request, form, coding, lease)
+                charged = await self._charge(key, body, form)
             # 4.
-            answer = await batcher.put(Submission(stream, form, body, key.name, idempotency_key, attempt))
+            with tracing.step("wait until it is durable", bytes=len(body)) as waiting:
+                trace = waiting.contexts[0] if waiting.contexts else ""
+                submission = Submission(stream, form, body, key.name, idempotency_key, attempt, trace=trace)
+                answer = await batcher.put(submission)
         # 5.
-        self._rates.charge(key, answer.accepted + len(answer.rejected) + answer.duplicates)
+        if charged:
+            self._rates.charge(key, answer.accepted + len(answer.rejected) + answer.duplicates - charged)
+        if answer.rejected:
+            self._rates.rejected(key, len(answer.rejected))
         self._meters.judged(stream, answer)
         self._meters.recent_posts.record(int((time.perf_counter() - began) * 1e6))
         return _respond(answer)
+
+    async def _charge(self, key: ApiKey, body: bytes, form: Form) -> int:
+        """Charge the key for the body's events before they cost anything; returns how many. 0: it has no rate."""
+        if key.rate is None:
+            return 0
+        events = await count_events(body, form, self._limits)
+        self._rates.charge(key, events - 1)  # `admit` took one
+        return events
 
     async def _body(self, request: web.BaseRequest, form: Form, coding: str | None, lease: Lease) -> bytes:
         body = await read_body(request, self._limits, lease)
@@ -120,6 +136,8 @@ def _attempt(request: web.BaseRequest, key: ApiKey) -> int:
 def _respond(answer: Answer) -> web.Response:
     if answer.malformed is not None:
         raise Refusal(400, "malformed", answer.malformed)
+    if answer.too_large is not None:
+        raise Refusal(413, "too_large", answer.too_large)
     if not answer.rejected and not answer.duplicates:
         body = b'{"accepted":%d,"rejected":[]}' % answer.accepted
     else:

@@ -12,6 +12,7 @@ import msgspec
 
 from eagleray.actors.edge.pools import POOLS
 from eagleray.actors.edge.routes import Route
+from eagleray.cluster.api_keys import ANY_READ
 from eagleray.cluster.config import Config
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -48,7 +49,10 @@ def _operation(route: Route, config: Config) -> dict[str, Any]:
     locked = route.scope is not None and config.edge.auth == "required"
     refusals = dict(route.refusals)
     if locked:
-        refusals |= {401: "No key, or an unknown or revoked one", 403: f"The key lacks the scope `{route.scope}`"}
+        lacking = f"The key lacks the scope `{route.scope}`"
+        if route.scope == ANY_READ:
+            lacking = "The key has no scope that reads, or it does not open this"
+        refusals |= {401: "No key, or an unknown or revoked one", 403: lacking}
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": _identifier(route),
@@ -77,9 +81,13 @@ def _path_parameters(route: Route, config: Config) -> list[dict[str, Any]]:
         "pool": list(POOLS),
     }
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": known[name]}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", **_named(known.get(name))}}
         for name in _PARAMETER.findall(route.path)
     ]
+
+
+def _named(known: list[str] | None) -> dict[str, Any]:
+    return {} if known is None else {"enum": known}
 
 
 def _optional(place: str, route: Route) -> list[dict[str, Any]]:

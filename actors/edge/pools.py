@@ -36,11 +36,11 @@ class Pools:
         pool = call.params["pool"]
         if pool not in POOLS:
             raise Refusal(404, "unknown_pool", f"no pool is called {pool!r}; expected one of {', '.join(POOLS)}")
-        with self._flight.lease() as lease:
+        with self._flight.lease(call.share) as lease:
             body = await read_body(call.request, self._limits, lease)
         try:
             size = _wished.decode(body).size
         except msgspec.MsgspecError as error:
-            raise Refusal(400, "malformed", f'expected {{"size": 2}}: {error}') from None
+            raise Refusal(400, "malformed", f'expected a body such as {{"size": 2}}: {error}') from None
         answer = {"pool": pool, "size": await self._backend.scale(pool, size)}
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from http import HTTPStatus
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from eagleray.actors.edge.backend_protocol import Unavailable
-from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogUnavailable, Overloaded, QueryFailed, QueryRejected
+from eagleray.cluster.errors import (
+    BadCursor,
+    ClockAhead,
+    EaglerayError,
+    LogCorrupt,
+    LogMismatch,
+    LogUnavailable,
+    Overloaded,
+    QueryFailed,
+    QueryForbidden,
+    QueryRejected,
+)
+from eagleray.cluster.hidden_paths import without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -45,23 +59,30 @@ class _Kind(NamedTuple):
 
 _KINDS: tuple[tuple[type[BaseException], _Kind], ...] = (
     (Overloaded, _Kind(429, "overloaded")),
+    (ClockAhead, _Kind(503, "clock_ahead")),
+    (LogMismatch, _Kind(503, "log_mismatch")),
     (LogUnavailable, _Kind(503, "log_unavailable")),
     (LogCorrupt, _Kind(503, "log_corrupt")),
     (Unavailable, _Kind(503, "unavailable")),
     (TimeoutError, _Kind(503, "timeout")),
     (QueryRejected, _Kind(400, "query_rejected")),
+    (QueryForbidden, _Kind(403, "forbidden")),
     (QueryFailed, _Kind(422, "query_failed")),
+    (BadCursor, _Kind(400, "bad_cursor")),
     (EaglerayError, _Kind(400, "refused")),
 )
 
 
-def refusal_of(error: Exception) -> Refusal:
-    """What to answer to a request that ended in `error`."""
+def refusal_of(error: Exception, places: Iterable[Path] = ()) -> Refusal:
+    """What to answer to a request that ended in `error`. Paths of this machine, `places` among them, are left out."""
     if isinstance(error, Refusal):
         return error
     for kind, (status, code) in _KINDS:
         if isinstance(error, kind):
-            detail = str(error) or "no answer in time; the request may or may not have taken effect"
+            told = str(error) or "no answer in time; the request may or may not have taken effect"
+            detail = without_paths(told, places)
+            if detail != told:
+                logger.warning("answered %d; the answer leaves out the paths that are here: %s", status, told)
             seconds = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_S
             return Refusal(status, code, detail, headers=retry_after(seconds) if status in (429, 503) else None)
     logger.error("a request failed", exc_info=error)

@@ -9,13 +9,15 @@ from eagleray.actors.edge.pools import Pools
 from eagleray.actors.edge.routes import Handler, Route
 from eagleray.actors.edge.sql import ARROW, Sql
 from eagleray.actors.edge.status import Status
-from eagleray.actors.edge.windows import Windows
-from eagleray.cluster.config import EdgeConfig
+from eagleray.actors.edge.windows import ROWS_MAX, Windows
+from eagleray.cluster.api_keys import ANY_READ
 from eagleray.cluster.events.verdict import ATTEMPT_HEADER, REASONS
+from eagleray.cluster.sections import EdgeConfig
 from eagleray.cluster.telemetry.prometheus import CONTENT_TYPE
 
 _OVERLOADED = "A named limit is reached (`overloaded`, `rate_limited`); see Retry-After"
-_AWAY = "Not stored as far as is known (`log_unavailable`, `unavailable`, `timeout`); retry after Retry-After seconds"
+_AWAY = "Not confirmed as stored (`log_unavailable`, `unavailable`, `timeout`); retry after Retry-After seconds"
+_FOREIGN_TABLE = "A table that the key's scopes do not open"
 _NO_ANSWER = "The platform does not answer; retry after Retry-After seconds"
 _SMALL_BODY = {
     408: "The body took too long",
@@ -48,7 +50,7 @@ def table(
             status.readyz,
             "Whether events can be sent now.",
             _json({"type": "object"}),
-            refusals={503: "Not yet, or not any more; `detail` says why"},
+            refusals={503: "Not ready; `detail` says why"},
         ),
         Route("GET", "/metrics", None, status.metrics, "Prometheus metrics.", {CONTENT_TYPE: {"schema": {}}}),
         Route("GET", "/openapi.json", None, openapi, "This document.", _json({"type": "object"})),
@@ -85,14 +87,23 @@ def _streams(limits: EdgeConfig, ingest: Ingest, windows: Windows, status: Statu
         Route(
             "GET",
             "/v1/streams/{stream}/windows/{window}",
-            "read",
+            "read:{stream}",
             windows.get,
-            "Rows of a window, final and open ones.",
+            "A page of a window's rows, final and open ones, in order; `next` is the cursor of the page behind it.",
             _json(_object(rows=_list({"type": "object"}))),
-            query={"from": "window_start at or after this time (RFC 3339)", "to": "window_start before this time"},
-            refusals={400: "A time that cannot be read", 404: "Unknown stream or window", 503: _NO_ANSWER},
+            query={
+                "from": "window_start at or after this time (RFC 3339)",
+                "to": "window_start before this time",
+                "limit": f"1 to {ROWS_MAX} rows, {ROWS_MAX} by default",
+                "cursor": "`next` of the page before",
+            },
+            refusals={
+                400: "A time, limit or cursor that cannot be read",
+                404: "Unknown stream or window",
+                503: _NO_ANSWER,
+            },
         ),
-        Route("GET", "/v1/streams", "read", status.streams, "The streams.", _json(_object(streams=_list({})))),
+        Route("GET", "/v1/streams", ANY_READ, status.streams, "The streams.", _json(_object(streams=_list({})))),
     )
 
 
@@ -101,21 +112,39 @@ def _platform(limits: EdgeConfig, sql: Sql, pools: Pools, status: Status) -> tup
         Route(
             "GET",
             "/v1/status",
-            "read",
+            ANY_READ,
             status.status,
             "What runs: pools, partitions, lag, rates, latencies.",
             _json({"type": "object"}),
             refusals={503: _NO_ANSWER},
         ),
         Route(
+            "GET",
+            "/v1/streams/{stream}/events/{id}",
+            "read:{stream}",
+            sql.event,
+            "What became of an event: acked when, visible since which snapshot, counted where, or rejected why.",
+            _json({"type": "object"}),
+            refusals={
+                404: "Unknown stream, or one whose events have no id",
+                422: "Not found out within the limits of a query",
+                503: _NO_ANSWER,
+            },
+        ),
+        Route(
             "POST",
             "/v1/sql",
-            "read",
+            ANY_READ,
             sql.post,
             f"Run a read-only query on the lake, for at most {limits.query_timeout_s:g} s.",
             {**_json(RESULT), ARROW: {"schema": {"type": "string", "format": "binary"}}},
             body=_json(_object(query={"type": "string"})),
-            refusals={400: "Not allowed or not valid", 422: "Not completed within its limits", **_SMALL_BODY},
+            refusals={
+                400: "Not allowed or not valid",
+                403: _FOREIGN_TABLE,
+                422: "Not completed within its limits",
+                **_SMALL_BODY,
+            },
         ),
         Route(
             "POST",

@@ -27,7 +27,9 @@ def check_same_site(method: str, headers: Mapping[str, str], types: Mapping[str,
         raise Refusal(403, "foreign_origin", f"Origin {origin[:80]!r} is not the platform's own")
     site = headers.get("Sec-Fetch-Site")
     if site is not None and site.lower() not in _OWN_SITES:
-        raise Refusal(403, "foreign_origin", f"Sec-Fetch-Site {site[:20]!r}: pages of other sites may not ask")
+        raise Refusal(
+            403, "foreign_origin", f"Sec-Fetch-Site {site[:20]!r}: requests from pages of other sites are refused"
+        )
     if method == "POST":
         value = headers.get("Content-Type", "")
         if value.partition(";")[0].strip().lower() not in types:

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from eagleray.actors.edge.app import App
 from eagleray.actors.edge.backend_protocol import Backend
 from eagleray.actors.edge.connection import Connection, HttpServer
+from eagleray.actors.edge.doorway import Doorway
+from eagleray.actors.edge.proxies import Proxies
+from eagleray.cluster.certificates import Certificates
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
 
@@ -26,23 +29,36 @@ _CLOSING_S = 0.02  # how often a drain looks whether connections are done
 class Edge:
     """One edge process. `start` once, then `drain`; both on the same event loop."""
 
-    def __init__(self, config: Config, backend: Backend) -> None:
-        """Nothing listens yet."""
+    def __init__(self, config: Config, backend: Backend, name: str = "edge") -> None:
+        """Nothing listens yet. `name` tells edges of several nodes apart: ports and process ids may be the same."""
+        self._name = name
         self._config = config
         self._backend = backend
         self._app: App | None = None
         self._http: HttpServer | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | Doorway | None = None
 
-    async def start(self, port: int | None = None) -> int:
-        """Listen on `port` (default edge.port; 0: any free one) and return the port; raises ConfigError if taken."""
-        sock = _bind(self._config, self._config.edge.port if port is None else port)
+    async def start(self, port: int | None = None, shared: bool = False) -> int:
+        """Listen on `port` (default edge.port; 0: any free one) and return the port; raises ConfigError if taken.
+
+        `shared`: another edge may listen there as well, though edge.processes is 1.
+        """
+        sock = _bind(self._config, self._config.edge.port if port is None else port, shared)
         bound: int = sock.getsockname()[1]
-        self._app = App(self._config, self._backend, f"edge-{bound}-{os.getpid()}")
-        self._http = HttpServer(self._app.handle, self._config.edge.header_timeout_s)
-        self._listener = await asyncio.get_running_loop().create_server(self._http, sock=sock, backlog=BACKLOG)
+        self._app = App(self._config, self._backend, f"{self._name}-{bound}-{os.getpid()}", self._open_connections)
+        self._http = HttpServer(self._app.handle, self._config.edge)
+        self._listener = await self._listen(sock, self._http)
         logger.info("edge listens", extra={"host": self._config.edge.host, "port": bound})
         return bound
+
+    async def _listen(self, sock: socket.socket, http: HttpServer) -> asyncio.Server | Doorway:
+        edge = self._config.edge
+        if edge.tls is None and not edge.trusted_proxies:
+            return await asyncio.get_running_loop().create_server(http, sock=sock, backlog=BACKLOG)
+        certificates = Certificates(str(self._config.file), edge.tls) if edge.tls is not None else None
+        doorway = Doorway(sock, http, certificates, Proxies(edge.trusted_proxies), edge.header_timeout_s)
+        doorway.open(BACKLOG)
+        return doorway
 
     async def drain(self) -> None:
         """1. stop accepting  2. close idle connections  3. answer what is in flight  4. close the rest after a time."""
@@ -62,7 +78,10 @@ class Edge:
         if left := len(self._http.connections):
             logger.warning("edge closes busy connections", extra={"connections": left})
         await self._http.shutdown(timeout=0.1)
-        self._app.close()
+        await self._app.close()
+
+    def _open_connections(self) -> int:
+        return len(self._http.connections) if self._http else 0
 
     @property
     def process(self) -> str:
@@ -83,18 +102,22 @@ class Edge:
         """Hear what keys spent at other edges; returns what they spent here since the last time (`rate`)."""
         return self._app.rates.exchange(elsewhere) if self._app else {}
 
+    def judgements(self) -> dict[str, tuple[int, int, dict[int, int]]]:
+        """What objectives have judged in this process; empty before `start`."""
+        return self._app.meters.judgements() if self._app else {}
+
     def stats(self) -> dict[str, float]:
         """Samples of this process (see cluster.telemetry.metrics), labelled with its name; empty before `start`."""
         return self._app.stats() if self._app else {}
 
 
-def _bind(config: Config, port: int) -> socket.socket:
+def _bind(config: Config, port: int, shared: bool) -> socket.socket:
     host = config.edge.host
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if config.edge.processes > 1:
+        if config.edge.processes > 1 or shared:
             # Only where it is wanted: with it, a second platform on the same port would take half of the requests.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)

@@ -1,12 +1,13 @@
-"""POST /v1/sql: hands a query to the batch plane and its result back, as JSON or as an Arrow stream."""
+"""POST /v1/sql: hands a query to the batch plane and its result back, as JSON or as an Arrow stream.
+
+And GET /v1/streams/{stream}/events/{id}, which is answered by queries as well (`sql.trace`).
+"""
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
-from aiohttp import web
 
+from eagleray.actors.edge.answers import LongAnswer
 from eagleray.actors.edge.backend_protocol import Backend
 from eagleray.actors.edge.body import read_body
 from eagleray.actors.edge.in_flight import InFlight
@@ -33,19 +34,26 @@ class Sql:
         self._limits = config.edge.model_copy(update={"body_bytes_max": QUERY_BYTES_MAX})
         self._backend = backend
         self._flight = flight
+        self._streams = {name: stream.id is not None for name, stream in config.streams.items()}
 
-    async def post(self, call: Call) -> web.Response:
+    async def event(self, call: Call) -> LongAnswer:
+        """What became of an event."""
+        stream = call.params["stream"]
+        if stream not in self._streams:
+            raise Refusal(404, "unknown_stream", f"no stream is called {stream!r}; GET /v1/streams lists them")
+        if not self._streams[stream]:
+            raise Refusal(404, "no_id", f"events of {stream} have no id to be found by (streams.{stream}.id)")
+        found = await self._backend.event(stream, call.params["id"], call.asker.tables)
+        return LongAnswer(found, "application/json")
+
+    async def post(self, call: Call) -> LongAnswer:
         """Run one read-only query."""
-        with self._flight.lease() as lease:
+        with self._flight.lease(call.share) as lease:
             body = await read_body(call.request, self._limits, lease)
         try:
             query = _asked.decode(body).query
         except msgspec.MsgspecError as error:
             raise Refusal(400, "malformed", f'expected {{"query": "SELECT ..."}}: {error}') from None
         arrow = ARROW in call.request.headers.get("Accept", "")
-        result = await self._backend.sql(query, arrow)
-        if isinstance(result, bytes):
-            return web.Response(body=result, content_type=ARROW if arrow else "application/json")
-        # Large results take a while; others are served meanwhile.
-        encoded = await asyncio.to_thread(msgspec.json.encode, result)
-        return web.Response(body=encoded, content_type="application/json")
+        result = await self._backend.sql(query, arrow, call.asker.tables)
+        return LongAnswer(result, ARROW if arrow else "application/json")

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Protocol
 
 from eagleray.actors.edge.backend_protocol import Unavailable, WorkerLost
 from eagleray.actors.edge.quarantine.blame import Found, apply
-from eagleray.actors.edge.quarantine.probe import UNFINISHED, receive, send
+from eagleray.actors.edge.quarantine.probe import UNFINISHED
+from eagleray.cluster.child_process import Child
 from eagleray.cluster.config import Config
 from eagleray.cluster.events.verdict import Answer, Submission
 
@@ -136,7 +134,7 @@ class Probe:
     def __init__(self, config: Config) -> None:
         """Nothing is started yet."""
         self._config = config
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._thread = ThreadPoolExecutor(1, "probe")  # a search whose requests are given up still ends in its turn
 
     async def search(self, submissions: list[Submission], timeout_s: float) -> Found | None:
@@ -148,31 +146,22 @@ class Probe:
         raise kind(f"a worker was lost with this request, and the cause is not known yet: {answer}")
 
     def _ask(self, submissions: list[Submission], timeout_s: float) -> Found | str | None:
-        process = self._process or self._start()
-        assert process.stdin and process.stdout
-        answer: list[Found | str | None] | None = None
-        with suppress(OSError, ValueError):  # ValueError: closed meanwhile
-            send(process.stdin, (submissions, timeout_s))
-            answer = receive(process.stdout)
-        if answer is None:
+        try:
+            process = self._process or self._start()
+            process.send((submissions, timeout_s))
+            answer: Found | str | None = process.receive()
+        except (OSError, EOFError):  # it died, or was closed meanwhile
             self.close()
             return "the probe was lost"
-        return answer[0]
+        return answer
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "eagleray.actors.edge.quarantine.probe"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdin
-        send(self._process.stdin, self._config)
+    def _start(self) -> Child:
+        self._process = Child("eagleray.actors.edge.quarantine.probe")
+        self._process.send(self._config)
         return self._process
 
     def close(self) -> None:
         """End the process; the next search starts another."""
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin and process.stdout
-            process.kill()
-            process.wait()
-            with suppress(BrokenPipeError):  # of what was not sent yet
-                process.stdin.close()
-            process.stdout.close()
+            process.end()

@@ -1,29 +1,27 @@
 """A process that judges suspects and stores nothing: started by `isolation` when needed.
 
-Each judgement runs in a fork of it, which says how far it came; `blame` knows what to judge next. It reads requests
-from stdin and answers on stdout, one at a time, each a pickle with its length before it.
+Each judgement runs in a fork of it, which says how far it came; `blame` knows what to judge next. It answers one
+request after another.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import resource
 import signal
 import struct
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import IO, Any
 
-from eagleray.actors.edge.quarantine.blame import Call, Ended, Undecided, search
+from eagleray.actors.edge.quarantine.blame import Call, Ended, Found, Undecided, search
+from eagleray.cluster.child_process import Channel
 from eagleray.cluster.clock import SystemClock
+from eagleray.cluster.descendants import leave
 from eagleray.cluster.events.judge import Judge
 from eagleray.cluster.events.stream import load_streams
 
-HEADER = struct.Struct(">Q")
 _PLACE = struct.Struct(">I")
 CPU_S = 5  # whole seconds of processor time for one judgement
 WAIT_S = 60  # and of real time; a machine so slow, or code that waits, decides nothing
@@ -94,33 +92,21 @@ def _resident_bytes(pid: int) -> int:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
-def send(stream: IO[bytes], message: object) -> None:
-    """Write one message."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.write(HEADER.pack(len(body)) + body)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> Any:
-    """Read one message; None at the end."""
-    header = stream.read(HEADER.size)
-    return pickle.loads(stream.read(HEADER.unpack(header)[0])) if len(header) == HEADER.size else None
-
-
 def main() -> None:
-    """Serve until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever users' code prints must not come between the answers
-    config = receive(sys.stdin.buffer)
+    """Serve until the parent is gone."""
+    channel = Channel()
+    config = channel.receive()
     judges = {name: Judge(stream, config.edge, 0) for name, stream in load_streams(config).items()}
-    while (request := receive(sys.stdin.buffer)) is not None:
-        submissions, timeout_s = request
-        judgement = partial(fork_and_judge, judges[submissions[0].stream])
-        try:
-            send(answers, [search(submissions, judgement, time.monotonic() + timeout_s)])
-        except Undecided as undecided:
-            send(answers, [UNFINISHED if undecided.ends else "the machine is too slow"])
+    with suppress(EOFError):
+        while True:
+            submissions, timeout_s = channel.receive()
+            judgement = partial(fork_and_judge, judges[submissions[0].stream])
+            try:
+                answer: Found | str | None = search(submissions, judgement, time.monotonic() + timeout_s)
+            except Undecided as undecided:
+                answer = UNFINISHED if undecided.ends else "the machine is too slow"
+            channel.send(answer)
+    leave(0)
 
 
 if __name__ == "__main__":
