@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eagleray.actors.messages import PartitionReport
-from eagleray.cluster.windowing.definition import WindowSpec
+from eagleray.cluster.windowing.assign import starts_within
+from eagleray.cluster.windowing.era import Era
 
 
 def closing_target(reports: Sequence[PartitionReport]) -> int | None:
@@ -25,14 +26,16 @@ def closing_target(reports: Sequence[PartitionReport]) -> int | None:
     return target if behind else None
 
 
-def may_close(spec: WindowSpec, allowed_lateness_us: int, closed_us: int, watermark_us: int) -> bool:
-    """Whether some window of `spec` has its closing time in (closed, watermark]; cheap, and never wrong when False."""
+def may_close(eras: Sequence[Era], closed_us: int, watermark_us: int) -> bool:
+    """Whether some window of `eras` has its closing time in (closed, watermark]; cheap, and never wrong when False."""
+    return any(_may_close(era, era.closed(closed_us), era.closed(watermark_us)) for era in eras)
+
+
+def _may_close(era: Era, closed_us: int, watermark_us: int) -> bool:
     if watermark_us <= closed_us:
         return False
+    spec = era.spec
     if spec.kind == "session":
         return True
-
-    def last_end(at_us: int) -> int:
-        return (at_us - allowed_lateness_us - spec.size_us) // spec.every_us
-
-    return last_end(watermark_us) > last_end(closed_us)
+    first, last = starts_within(spec, era.allowed_lateness_us, closed_us, watermark_us)
+    return first <= last

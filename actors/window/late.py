@@ -7,7 +7,7 @@ in full, here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,23 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from eagleray.actors.window.state import Missed
+from eagleray.cluster.clock import iso
 from eagleray.cluster.events.stream import EXTRA
+from eagleray.cluster.lake.stream_tables import LATE_COLUMNS
 from eagleray.cluster.windowing.event_columns import Batch
-from eagleray.cluster.windowing.merge import json_value
-
-LATE_SCHEMA = pa.schema(
-    [
-        pa.field("window", pa.string(), nullable=False),
-        pa.field("window_start", pa.timestamp("us", "UTC")),
-        pa.field("window_end", pa.timestamp("us", "UTC")),
-        pa.field("event", pa.string(), nullable=False),
-        pa.field("_ingested_at", pa.timestamp("us", "UTC"), nullable=False),
-        pa.field("_partition", pa.int32(), nullable=False),
-        pa.field("_offset", pa.int64(), nullable=False),
-        pa.field("_row", pa.int32(), nullable=False),
-    ]
-)
-"""Columns of `<stream>.late`. A session's row names the session that the event alone would have been."""
 
 Place = tuple[int, int]
 """(offset of the record, row in it)."""
@@ -53,10 +40,10 @@ def places(batch: Batch, missed: Iterable[Missed]) -> list[Place]:
     return list(zip(batch.integers("_offset")[rows].tolist(), batch.integers("_row")[rows].tolist(), strict=True))
 
 
-def late_rows(batch: Batch, missed: dict[str, Missed], texts: dict[Place, str]) -> Late:
-    """Rows of LATE_SCHEMA for the windows (by name) that events of `batch` missed; `texts` has their JSON text."""
+def late_rows(batch: Batch, missed: Iterable[tuple[str, Missed]], texts: dict[Place, str]) -> Late:
+    """Rows of LATE_COLUMNS for the windows (by name) that events of `batch` missed; `texts` has their JSON text."""
     tables = []
-    for window, (rows, starts, ends) in missed.items():
+    for window, (rows, starts, ends) in missed:
         offsets, numbers = batch.integers("_offset")[rows], batch.integers("_row")[rows]
         found = zip(offsets.tolist(), numbers.tolist(), strict=True)
         columns = [
@@ -69,7 +56,7 @@ def late_rows(batch: Batch, missed: dict[str, Missed], texts: dict[Place, str]) 
             pa.array(offsets),
             pa.array(numbers),
         ]
-        tables.append(pa.table([c.cast(f.type) for c, f in zip(columns, LATE_SCHEMA, strict=True)], LATE_SCHEMA))
+        tables.append(pa.table([c.cast(f.type) for c, f in zip(columns, LATE_COLUMNS, strict=True)], LATE_COLUMNS))
     table = pa.concat_tables(tables)
     return Late(table, int(np.max(table.column("_offset").to_numpy())))
 
@@ -92,7 +79,9 @@ def _value(value: Any, field: pa.Field) -> Any:
         return {child.name: _value(part, child) for child, part in below if part is not None}
     if pa.types.is_list(field.type):
         return [_value(item, field.type.value_field) for item in value]
-    return json_value(value) if isinstance(value, datetime | date) else value
+    if isinstance(value, datetime):
+        return iso((value.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(microseconds=1))  # noqa: DTZ001
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _join(known: Any, extra: msgspec.Raw) -> Any:
@@ -103,4 +92,4 @@ def _join(known: Any, extra: msgspec.Raw) -> Any:
     elif isinstance(known, list):
         items = _ITEMS.decode(extra)
         return [item if bytes(more) == b"null" else _join(item, more) for item, more in zip(known, items, strict=True)]
-    return known
+    return extra if known is None else known

@@ -1,4 +1,4 @@
-"""The state of one window on one partition: partial aggregates in runs, merged as they grow, dropped as windows close.
+"""The state of an era of a window on a partition: partial aggregates in runs, merged as they grow, dropped at closing.
 
 A run is a table of partial.py. Each chunk adds one; as soon as FAN_OUT runs of about the same size are there, they
 become one (as in an LSM tree), so that a row is merged a few times only. One thread adds; `runs` is an immutable tuple,
@@ -19,7 +19,7 @@ from eagleray.cluster.windowing.event_columns import Batch
 from eagleray.cluster.windowing.merge import closing_times
 from eagleray.cluster.windowing.partial import B, Layout, times
 from eagleray.cluster.windowing.sessions import group_hashes, still_open
-from eagleray.cluster.windowing.watermark import NEVER, Int64
+from eagleray.cluster.windowing.watermark import FOREVER, NEVER, Int64
 
 FAN_OUT = 8
 TIER_MIN = 512  # runs below this many rows are of one tier
@@ -42,14 +42,18 @@ class Missed(NamedTuple):
     ends: Int64
 
 
+_NONE = Missed(_NO_ROWS, _NO_ROWS, _NO_ROWS)
+
+
 @dataclass
 class WindowState:
-    """Partial aggregates of one window on one partition."""
+    """Partial aggregates of one window on one partition, within the limits of `spec`."""
 
     spec: WindowSpec
     events: pa.Schema
     allowed_lateness_us: int
     local: bool = False  # sessions: every group lives on one partition, so fragments can go without being asked for
+    floor_us: int = NEVER  # nothing is closed before (`Era.floor_us`)
     runs: tuple[Run, ...] = ()
     closed_us: int = NEVER
     layout: Layout = field(init=False)
@@ -60,23 +64,39 @@ class WindowState:
 
     def add(self, batch: Batch, before: Int64) -> Missed:
         """Count the events of `batch`, with the watermarks `before` them (n,); returns what came too late."""
-        if batch.length == 0:
-            return Missed(_NO_ROWS, _NO_ROWS, _NO_ROWS)
+        if batch.length == 0 or self._ended(batch):
+            return _NONE
         if self.spec.kind == "session":
             return self._add_session(batch, before)
         found = panes(self.spec, batch.times, before, self.allowed_lateness_us)
-        if (found.since > found.first).any():
+        if (found.since > found.first).any() or (self._limited and (found.since > found.last).any()):
             kept = np.flatnonzero(found.since <= found.last)
             self._push(self.layout.lift(batch.take(kept), found.since[kept], found.pane[kept]))
             return self._missed(found)
         self._push(self.layout.lift(batch, found.since, found.pane))
-        return Missed(_NO_ROWS, _NO_ROWS, _NO_ROWS)
+        return _NONE
+
+    @property
+    def _limited(self) -> bool:
+        return self.spec.from_us > NEVER or self.spec.until_us < FOREVER
+
+    def _ended(self, batch: Batch) -> bool:
+        """Whether the window's era ended before every event of `batch`."""
+        after_us = self.spec.until_us + self.spec.size_us - self.spec.every_us
+        return self.spec.until_us < FOREVER and int(batch.times.min()) >= after_us
 
     def _missed(self, found: Panes) -> Missed:
         rows, starts = missed_windows(self.spec, found)
-        return Missed(rows, starts, starts + self.spec.size_us)
+        ends = starts + self.spec.size_us
+        return Missed(rows, starts, ends if self.spec.overlapping else np.minimum(ends, self.spec.until_us))
 
     def _add_session(self, batch: Batch, before: Int64) -> Missed:
+        if self._limited:
+            within = (batch.times >= self.spec.from_us) & (batch.times < self.spec.until_us)
+            if not within.all():
+                inside = np.flatnonzero(within)
+                found = self._add_session(batch.take(inside), before[inside]) if len(inside) else _NONE
+                return found._replace(rows=inside[found.rows])
         late = before >= batch.times + self.spec.gap_us + self.allowed_lateness_us
         rows = np.flatnonzero(late)
         kept = batch.take(np.flatnonzero(~late)) if len(rows) else batch
@@ -118,6 +138,7 @@ class WindowState:
 
         Sessions that may span partitions go only with `open_sessions`, made when windows up to `closed_us` were closed.
         """
+        closed_us = closed_us if closed_us >= self.floor_us else NEVER
         self.closed_us = max(self.closed_us, closed_us)
         if self.spec.kind == "session" and not self.local:
             if open_sessions is not None:
