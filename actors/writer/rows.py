@@ -12,15 +12,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eagleray.cluster.events.retype import same
 from eagleray.cluster.events.stream import EXTRA, SOURCE, Stream
+from eagleray.cluster.lake.table_layout import SYSTEM_COLUMNS
 from eagleray.cluster.log.reader import Chunk
 
 _TIME = pa.timestamp("us", "UTC")
+ARRIVAL_STEP_US = 50_000  # as exact as `arrivals` is, unless rows came over a longer time than ARRIVALS_MAX of these
+ARRIVALS_MAX = 256
 
 
-def log_columns(stream: Stream) -> list[str]:
-    """The columns that the writer needs of an EVENTS record: all but `_time` and `_id`."""
-    return [*stream.events.arrow.names, SOURCE, EXTRA]
+def log_columns(stream: Stream, table: pa.Schema | None) -> pa.Schema:
+    """The columns that the writer needs of an EVENTS record: all but `_time` and `_id`, as `table` has them.
+
+    A record may be older than the schema: fields that left it since are columns of the table all the same.
+    """
+    there = {} if table is None else {field.name: field for field in table if field.name not in SYSTEM_COLUMNS.names}
+    own = [_wider(field, there.pop(field.name, field)) for field in stream.events.arrow]
+    return pa.schema([*own, *there.values(), stream.log_schema.field(SOURCE), stream.log_schema.field(EXTRA)])
+
+
+def _wider(field: pa.Field, column: pa.Field) -> pa.Field:
+    """The schema's field, as nearly always; the table's where that holds more."""
+    return field if same(field, column) else column
 
 
 def event_rows(chunks: Mapping[int, Sequence[Chunk]]) -> pa.Table | None:
@@ -36,6 +50,15 @@ def dead_letter_rows(chunks: Mapping[int, Sequence[Chunk]], from_offset: Mapping
             for partition, found in chunks.items()
         }
     )
+
+
+def arrivals(rows: pa.Table) -> tuple[tuple[int, int], ...]:
+    """When the rows were ingested (microseconds since the epoch, rounded down to a step), and how many at each time."""
+    times = rows.column("_ingested_at").to_numpy().astype(np.int64)
+    first = int(times.min())
+    step = max(ARRIVAL_STEP_US, (int(times.max()) - first) // ARRIVALS_MAX + 1)
+    counts = np.bincount((times - first) // step)
+    return tuple((first + step * int(at), int(counts[at])) for at in np.flatnonzero(counts))
 
 
 def _from(rows: pa.Table, offset: int) -> pa.Table:

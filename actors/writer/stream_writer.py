@@ -1,7 +1,8 @@
 """A worker's share of one stream: its partitions, and what it staged and does not know to be in the table yet.
 
 What is staged stays on offer, the same files, until the table's progress says that it landed; if the table stands
-anywhere else, everything is dropped and begins anew from where the table is.
+anywhere else, or the files waited too long to be committed, everything is dropped and begins anew from where the table
+is.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from eagleray.actors.messages import PartitionReport, Progress, Staged, partition_key
 from eagleray.actors.writer.partition_reader import Tap
-from eagleray.actors.writer.rows import dead_letter_rows, event_rows
+from eagleray.actors.writer.rows import arrivals, dead_letter_rows, event_rows, log_columns
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.log.protocol import EventLog
 from eagleray.cluster.log.reader import Chunk
+from eagleray.cluster.seen_ids import SeenIds
+from eagleray.cluster.state.protocol import State
 from eagleray.cluster.telemetry.metrics import sample
 
 logger = logging.getLogger(__name__)
@@ -29,20 +32,34 @@ EMPTY_STEP_S = 600.0  # `events` moves on without rows this often, so that what 
 
 Write = Callable[[str, pa.Table], list[Any]]
 """Lake.write: rows for a table → data files."""
+Stale = Callable[[str, list[Any]], bool]
+"""Lake.stale: whether data files for a table can no longer be committed."""
 
 
 class Share:
     """The partitions of one stream that this worker owns."""
 
-    def __init__(self, stream: Stream, log: EventLog, write: Write, directory: Path) -> None:
-        """`directory`: where state of the stream's partitions is cached."""
+    def __init__(
+        self,
+        stream: Stream,
+        log: EventLog,
+        seen: SeenIds,
+        write: Write,
+        stale: Stale,
+        state: State,
+        table: pa.Schema | None = None,
+    ) -> None:
+        """`state`: where identifiers of the stream's partitions are saved; `table`: the columns of `events`."""
         self.stream = stream
+        self._columns = log_columns(stream, table)
         self.taps: dict[int, Tap] = {}
         self.retired: deque[Tap] = deque()  # for the reading thread to close: it may be in the middle of a step
         self.counters: defaultdict[str, float] = defaultdict(float)
         self._log = log
+        self._seen = seen
         self._write = write
-        self._directory = directory
+        self._too_old = stale
+        self._state = state
         self._offered: list[Staged] = []  # dead letters first: events must not overtake them
         self._events = f"{stream.name}.events"
         self._dead_letters = f"{stream.name}.dead_letters"
@@ -60,8 +77,10 @@ class Share:
         self._keep({p: tap for p, tap in self.taps.items() if p in owned and not self._stale(tap, events)})
         for partition in owned - self.taps.keys():
             base = events.get(partition_key(partition), 0)
-            directory = self._directory / f"p{partition}"
-            self.taps[partition] = Tap(self._log, self.stream, partition, base, directory)
+            place = self._state.place(f"{self.stream.name}/writer/{partition_key(partition)}")
+            self.taps[partition] = Tap(
+                self._log, self._seen, self.stream, partition, base, place, self._columns, self._log_error
+            )
 
     def _overtaken(self, owned: set[int], progress: Mapping[str, Progress]) -> bool:
         """Take what landed off the offer; whether the rest can no longer be committed."""
@@ -102,6 +121,9 @@ class Share:
 
     def stage(self, progress: Mapping[str, Progress]) -> list[Staged]:
         """What is to be committed, in order: what is on offer already, or else all that was read since."""
+        if any(self._too_old(staged.table, staged.files) for staged in self._offered):
+            self.restart()  # the writer or the committer was held up for long: the log has the rows
+            return []
         if self._offered:
             return list(self._offered)
         chunks = {partition: tap.take() for partition, tap in self.taps.items() if tap.ready}
@@ -113,6 +135,9 @@ class Share:
         except Exception:
             self.restart()  # the chunks are gone from the buffers, and still in the log
             raise
+        traces = tuple(context for tap in self.taps.values() for context in tap.written())
+        if traces:
+            self._offered = [replace(staged, traces=traces) for staged in self._offered]
         return list(self._offered)
 
     def _standing(self, progress: Mapping[str, Progress], table: str) -> dict[int, int]:
@@ -135,6 +160,8 @@ class Share:
             rows=0 if rows is None else rows.num_rows,
             begins={partition_key(p): begins[p] for p in moved},
             ends={partition_key(p): position for p, position in moved.items()},
+            marks={partition_key(p): mark for p in moved if (mark := self.taps[p].mark) is not None},
+            arrivals=() if rows is None else arrivals(rows),
         )
         self._offered.append(staged)
         self._count("writer_rows_total", staged.rows, table=table)
@@ -151,6 +178,10 @@ class Share:
         found = [chunk for taken in chunks.values() for chunk in taken]
         self._count("writer_duplicates_total", sum(chunk.duplicates for chunk in found))
         self._count("writer_read_bytes_total", sum(chunk.bytes for chunk in found))
+
+    def _log_error(self, error: Exception) -> None:
+        name = type(error).__name__
+        self._count("log_errors_total", stream=self.stream.name, operation="read", error=name)
 
     def _count(self, name: str, by: float = 1, **labels: str) -> None:
         self.counters[sample(name, **(labels or {"stream": self.stream.name}))] += by

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 
-from eagleray.actors.messages import PartitionId, PartitionReport, Progress, Staged, WorkerReport
+from eagleray.actors.messages import Heard, Order, PartitionId, PartitionReport, Progress, Staged, WorkerReport
 from eagleray.actors.writer.partition_reader import Tap
 from eagleray.actors.writer.stream_writer import Share
 from eagleray.cluster.config import Config
@@ -19,16 +19,20 @@ from eagleray.cluster.events.stream import Stream, load_streams
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.log.backends import open_log
 from eagleray.cluster.log.protocol import EventLog
+from eagleray.cluster.pulse import Pulse
+from eagleray.cluster.seen_ids import SeenIds
+from eagleray.cluster.state.backends import open_state
 from eagleray.cluster.telemetry.metrics import sample
 
 logger = logging.getLogger(__name__)
 
 READ_AHEAD_BYTES_MAX = 128 << 20  # of decoded rows; at 350 bytes an event and 2 s a commit, 185,000 events/s per worker
+LOOP = "reading ahead"  # each step of a partition is a piece of it
 POLL_S = 0.4  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
 
 
 class WriterWorker:
-    """Owns the partitions that `collect` names. `collect` calls must not overlap; the committer's never do."""
+    """Owns the partitions that `collect` names. Calls of `collect` take turns, and one that comes late is refused."""
 
     def __init__(
         self,
@@ -40,21 +44,36 @@ class WriterWorker:
         """Open log and lake and start to read; what is given is used instead (an in-memory log, for one)."""
         self._log = log or open_log(config)
         self._lake = lake or Lake.open(config)
+        self.pulse = Pulse()
+        self._state = open_state(config, lambda: self.pulse.beat(LOOP, POLL_S))
         self._shares = {
-            name: Share(stream, self._log, self._lake.write, config.state_dir / name / "writer")
+            name: Share(
+                stream,
+                self._log,
+                SeenIds(stream, self._log, self._lake),
+                self._lake.write,
+                self._lake.stale,
+                self._state,
+                self._lake.columns(f"{name}.events"),
+            )
             for name, stream in (streams or load_streams(config)).items()
         }
         self._collecting = threading.Lock()
+        self._heard = Heard()
         self._stopping = threading.Event()
         self._reading = threading.Thread(target=self._read_ahead, name="read-ahead", daemon=True)
         self._reading.start()
 
-    def collect(self, owned: Sequence[PartitionId], progress: Mapping[str, Progress]) -> WorkerReport:
+    def collect(
+        self, owned: Sequence[PartitionId], progress: Mapping[str, Progress], order: Order | None = None
+    ) -> WorkerReport:
         """Settle what was staged against the tables' `progress`, take over `owned`, stage what was read since.
 
         For each stream at most one batch per table, `dead_letters` before `events`: they must be committed in order.
+        Raises Outdated where a newer `order` came before.
         """
         with self._collecting:
+            self._heard.heed(order)
             staged: list[Staged] = []
             partitions: dict[PartitionId, PartitionReport] = {}
             for name, share in self._shares.items():
@@ -74,7 +93,7 @@ class WriterWorker:
         """Counters and gauges since the start of this process."""
         shares = list(self._shares.values())
         found = {"writer_buffered_bytes": float(sum(tap.buffered_bytes for tap in self._taps()))}
-        return found | {key: value for share in shares for key, value in share.counters.items()}
+        return found | {key: value for share in shares for key, value in list(share.counters.items())}
 
     def stop(self) -> None:
         """Stop reading, save the identifiers, close the log. Nothing staged is lost: the log has it."""
@@ -83,6 +102,7 @@ class WriterWorker:
         self._close_retired()
         for tap in self._taps():
             tap.close(save=True)
+        self._state.close()
         self._log.close()
 
     def _read_ahead(self) -> None:
@@ -90,10 +110,13 @@ class WriterWorker:
             more = False
             self._close_retired()
             for tap in self._taps():
+                self.pulse.beat(LOOP, POLL_S)
                 if sum(each.buffered_bytes for each in self._taps()) < READ_AHEAD_BYTES_MAX:
                     more |= tap.step()
+            self.pulse.beat(LOOP, POLL_S)
             if not more:
                 self._stopping.wait(POLL_S)
+        self.pulse.rest(LOOP)
 
     def _close_retired(self) -> None:
         for share in self._shares.values():
