@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eagleray.cluster.config import PoolConfig, PoolsConfig
+from eagleray.cluster.sections import PoolConfig, PoolsConfig
 
 UP_AFTER = 10  # busy observations in a row: 5 s at the controller's interval
 DOWN_AFTER = 240  # light observations in a row: 2 minutes, so that a pool does not flap
@@ -23,6 +23,10 @@ class Autoscaler:
     def hold(self, pool: str) -> None:
         """Leave `pool` alone from now on."""
         self._held.add(pool)
+
+    def held(self, pool: str) -> bool:
+        """Whether `pool` is left alone."""
+        return pool in self._held
 
     def limits(self, pool: str) -> PoolConfig:
         """The configured limits of `pool`."""

@@ -11,27 +11,60 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import shutil
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from eagleray.actors.messages import CLOSED, PartitionId, Staged, Topology, WorkerReport
+from eagleray.actors.messages import (
+    CLOSED,
+    Order,
+    PartitionId,
+    PartitionReport,
+    Staged,
+    Topology,
+    Version,
+    WorkerReport,
+    partition_key,
+)
+from eagleray.actors.objectives import Counts
 from eagleray.actors.peer import Peer, PeerLost
+from eagleray.actors.retention import Retention
+from eagleray.actors.standstill import Standstill
 from eagleray.actors.window_closing import closing_target, may_close
+from eagleray.cluster.backup.hold import deleting
 from eagleray.cluster.clock import Clock, SystemClock
 from eagleray.cluster.config import Config
-from eagleray.cluster.errors import CommitFailed, CommitUnknown, EaglerayError
+from eagleray.cluster.errors import CommitFailed, CommitUnknown, EaglerayError, LogCorrupt, LogUnavailable
 from eagleray.cluster.events.stream import load_streams
-from eagleray.cluster.lake.lake import Lake
-from eagleray.cluster.lake.progress import NEVER
+from eagleray.cluster.lake.lake import Beside, Lake
+from eagleray.cluster.lake.progress import NEVER, decode
+from eagleray.cluster.lake.window_history import StreamHistory, load_history
 from eagleray.cluster.log.backends import open_log
+from eagleray.cluster.log.lineage import decode as lineage
+from eagleray.cluster.pulse import Pulse
+from eagleray.cluster.telemetry import tracing
+from eagleray.cluster.telemetry.freshness import Freshness
+from eagleray.cluster.telemetry.metrics import sample
+from eagleray.cluster.windowing.era import History
+from eagleray.cluster.windowing.page import Cursor, Range, joined, last, order, together, values
 
 logger = logging.getLogger(__name__)
 
+OWNERS_LOOK_S = 1.0  # whether those who are waited for are still the owners
 COLLECT_TIMEOUT_S = 30.0  # a worker that takes longer is skipped for this round; its work is not lost
+# That a commit may take before it is overdue: six tries, each of which may wait for a catalog that is locked or away.
+# Readiness says much sooner that a table stands still; a committer that is replaced for an outage mends nothing.
+COMMIT_S = 120.0
+STANDING = 2  # times `pools.stalled_after_s` that a partition may stand still before its worker is replaced for it
+ROUND_S = 120.0  # that a round may take between what is timed by itself
 TRIM_INTERVAL_S = 30.0
+OVERTAKEN_INTERVAL_S = 10.0
+OVERTAKEN = "were deleted before the tables had them: the stream stands still; `eagleray recover` goes on without them"
 EXPIRE_EVERY_COMMITS = 20
 
 
@@ -44,89 +77,215 @@ class Committer:
         self.clock = clock or SystemClock()
         self.lake = Lake.open(config)
         self.streams = load_streams(config)
-        self.log = open_log(config)
-        self.topology = Topology(version=-1)
+        self.log = open_log(config, self.clock)
+        self._overtaken: dict[str, str] = {}  # streams whose log begins beyond what `events` has read
+        self._troubled: dict[str, dict[str, Any]] = {}  # streams whose log has something wrong, as last seen
+        self._retention = Retention(self.log, self.clock, round(config.log.retention_hours * 3_600_000_000))
+        self.histories: dict[str, StreamHistory] = {}  # read by the first round
+        self._open: frozenset[str] = frozenset()  # streams with windows that are not final
+        self._empty: dict[str, int] = {}  # window tables: how far their last merge without rows went
+        self.topology = Topology(version=(-1, 0))
         self.advance: dict[str, int] = {}
         self.reports: dict[str, dict[PartitionId, Any]] = {"writer": {}, "window": {}}
         self.counters: defaultdict[str, float] = defaultdict(float)
         self.commits: defaultdict[str, int] = defaultdict(int)
         self.last_commit_us: dict[str, int] = {}
+        self.freshness = Freshness(config.slo.freshness_p99)
+        self._life = f"committer {secrets.token_hex(8)}"  # a process id may come again, and its counts from 0
+        self.pulse = Pulse()
+        self._still = {"writer": Standstill(), "window": Standstill()}
+        self._failing: dict[str, tuple[float, str]] = {}  # rounds, since when and with what
+        self._refused: dict[str, str] = {}  # tables whose last commit was refused, or is not known; and why
+        self.gone: set[str] = set()  # tables that somebody dropped
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._rounds = 0  # with the topology's version, the order of what workers are asked
 
-    async def attend(self, topology: Topology) -> int:
+    async def attend(self, topology: Topology) -> Version:
         """Take the newest topology and make sure that the loops run; returns the version in force."""
         if topology.version > self.topology.version:
+            self._count_handovers(topology)
+            owners = {pool: _owners_of(getattr(topology, pool)) for pool in ("window", "writer")}
+            logger.info("partitions assigned", extra={"version": topology.version, **owners})
             self.topology = topology
         if not self._tasks and not self._stopping:
             self._tasks = [
                 asyncio.create_task(self._forever(self.write_round, self.config.lake.commit_interval_s)),
                 asyncio.create_task(self._forever(self.window_round, self.config.lake.commit_interval_s)),
                 asyncio.create_task(self._forever(self.trim_round, TRIM_INTERVAL_S)),
+                asyncio.create_task(self._forever(self.overtaken_round, OVERTAKEN_INTERVAL_S)),
             ]
         return self.topology.version
 
+    def _count_handovers(self, newer: Topology) -> None:
+        for pool in ("window", "writer"):
+            before: Mapping[PartitionId, Peer] = getattr(self.topology, pool)
+            after: Mapping[PartitionId, Peer] = getattr(newer, pool)
+            moved = sum(after[key].name != peer.name for key, peer in before.items() if key in after)
+            if before:  # else this process has just begun, and knows of no owner before
+                self.counters[sample("partition_handovers_total", pool=pool)] += moved
+
     async def _forever(self, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
+        name = work.__name__
         while not self._stopping:
             began = time.monotonic()
+            self.pulse.beat(name, ROUND_S)
             try:
                 await work()
-            except Exception:
+                self._failing.pop(name, None)
+            except Exception as error:
                 # The next round starts from what the tables say, so nothing is lost by going on.
-                self.counters[f"committer_errors_total{{round={work.__name__}}}"] += 1
-                logger.exception("%s failed; trying again", work.__name__)
-            await asyncio.sleep(max(0.05, interval_s - (time.monotonic() - began)))
+                self.counters[f"committer_errors_total{{round={name}}}"] += 1
+                self._failing.setdefault(name, (began, f"{type(error).__name__}: {error}"))
+                logger.exception("%s failed; trying again", name)
+            pause_s = max(0.05, interval_s - (time.monotonic() - began))
+            self.pulse.beat(name, pause_s)
+            await asyncio.sleep(pause_s)
+
+    def problems(self) -> dict[str, str]:
+        """What has kept tables from moving for `edge.ready_lag_s`, by part of the platform; for readiness."""
+        now, found = time.monotonic(), {}
+        if gone := sorted(self.gone):
+            found["tables"] = f"{', '.join(gone)} is gone: put it back, or stop, and start: `up` says what can be done"
+        for since, what in list(self._failing.values()):
+            if now - since >= self.config.edge.ready_lag_s:
+                found["lake"] = f"no round of commits has succeeded for {now - since:.0f} s: {what}"
+        for pool, still in self._still.items():
+            seconds, sentence = still.longest(now)
+            if seconds >= self.config.edge.ready_lag_s:
+                refused = "".join(f"; {table}: {why}" for table, why in list(self._refused.items()))
+                found["lake" if refused else pool] = sentence + refused
+        found |= {f"log {stream}": trouble["problem"]["detail"] for stream, trouble in self._troubled.items()}
+        return found
+
+    def standing(self, pool: str) -> dict[PartitionId, int]:
+        """Partitions that their worker in `pool` does not move, though the lake takes what it is given; and where."""
+        if self._refused or self._failing:
+            return {}
+        return self._still[pool].standing(STANDING * self.config.pools.stalled_after_s)
 
     # ── events and dead letters ────────────────────────────────────────────────────────────────────────────────────
 
     async def write_round(self) -> bool:
         """Collect from every writer and commit what it staged; True if every writer has nothing left to do."""
+        self._troubled = await asyncio.to_thread(self._troubles)
+        if self._failing:  # what follows may raise again, and events wait meanwhile
+            await asyncio.to_thread(self._look_at_ends, {}, {})
         progress = await self._progress("events", "dead_letters")
         reports = await self._collect("writer", self.topology.writer, progress)
-        await asyncio.gather(*(self._commit_in_order(report.staged) for report in reports))
-        complete = len(self.reports["writer"]) == len(self.topology.writer)
+        await asyncio.to_thread(self._look_at_ends, progress, self.reports["writer"])
+        left = await asyncio.gather(*(self._commit_in_order(report.staged) for report in reports))
+        self._look_at_positions(progress, [batch for batches in left for batch in batches])
+        complete = self._partitions() <= self.reports["writer"].keys()
         idle = all(report.position >= report.end for report in self.reports["writer"].values())
         return complete and idle and not any(report.staged for report in reports)
 
-    async def _commit_in_order(self, staged: list[Staged]) -> None:
-        for batch in staged:
+    async def _commit_in_order(self, staged: list[Staged]) -> list[Staged]:
+        """Returns what could not be committed."""
+        for at, batch in enumerate(staged):
             if not await self._commit(batch):
-                return  # what follows must not overtake: the worker offers all of it again
+                return staged[at:]  # what follows must not overtake: the worker offers all of it again
+        return []
+
+    def _look_at_ends(
+        self, progress: Mapping[str, Mapping[str, int]], reports: Mapping[PartitionId, PartitionReport]
+    ) -> None:
+        """Note where the log ends, before anything of this round can hang; the log says it where no report does."""
+        now_us = self.clock.now_us()
+        for stream, partition in self._partitions():
+            lag, writer = self.freshness.lag((stream, partition)), reports.get((stream, partition))
+            end = writer.end if writer is not None else self._end(stream, partition)
+            since_us = now_us
+            if lag.is_new and progress:
+                at = progress[f"{stream}.events"].get(partition_key(partition), 0)
+                since_us = self._waited_since_us(stream, partition, at, end) or now_us
+            lag.see(end, since_us)
+
+    def _look_at_positions(self, progress: Mapping[str, Mapping[str, int]], left: Sequence[Staged]) -> None:
+        """Note how far each consumer is: the writer where the tables have all before, so not where it has read."""
+        for stream, partition in self._partitions():
+            key, positions = partition_key(partition), self.freshness.lag((stream, partition)).positions
+            writer = self.reports["writer"].get((stream, partition))
+            window = self.reports["window"].get((stream, partition))
+            at = progress.get(f"{stream}.events", {}).get(key, 0)
+            if writer is not None:  # beyond what is in the tables lie records without rows, unless a commit is missing
+                mine = (b.begins[key] for b in left if b.table.startswith(f"{stream}.") and key in b.begins)
+                at = min([max(at, writer.position), *mine])
+            positions["writer"] = max(at, positions.get("writer", 0))
+            if window is not None:
+                positions["window"] = window.position
+
+    def _end(self, stream: str, partition: int) -> int:
+        try:
+            return self.log.bounds(stream, partition).end
+        except (LogUnavailable, LogCorrupt):
+            return 0  # said elsewhere
+
+    def _waited_since_us(self, stream: str, partition: int, at: int, end: int) -> int | None:
+        """When the record at an offset came, for a committer that has just begun; None: there is none."""
+        try:
+            return self.log.read(stream, partition, at, 1)[0].ingested_at_us if at < end else None
+        except EaglerayError:
+            return None
 
     async def _commit(self, batch: Staged) -> bool:
+        with tracing.begin("commit", batch.traces, table=batch.table, rows=batch.rows) as spans:
+            landed = await self._committed(batch)
+            if spans.contexts:
+                spans.note(landed=landed, snapshot=await asyncio.to_thread(self.lake.newest_snapshot, batch.table))
+        return landed
+
+    async def _committed(self, batch: Staged) -> bool:
         began = time.monotonic()
         try:
-            await asyncio.to_thread(self.lake.commit, batch.table, batch.files, batch.begins, batch.ends)
+            beside = Beside(marks=batch.marks)
+            with self.pulse.work(f"a commit to {batch.table}", COMMIT_S):
+                await asyncio.to_thread(self.lake.commit, batch.table, batch.files, batch.begins, batch.ends, beside)
         except CommitFailed as error:
+            self._refused[batch.table] = str(error)
             self.counters[f"commits_refused_total{{table={batch.table}}}"] += 1
             logger.warning("commit to %s refused: %s", batch.table, error)
             return False
         except CommitUnknown as error:
+            self._refused[batch.table] = str(error)
             self.counters[f"commits_unknown_total{{table={batch.table}}}"] += 1
             logger.warning("commit to %s unknown, the table will tell: %s", batch.table, error)
             return False
+        self._refused.pop(batch.table, None)
+        self._tell(batch)
         self.counters[f"commits_total{{table={batch.table}}}"] += 1
         self.counters[f"committed_rows_total{{table={batch.table}}}"] += batch.rows
         self.counters[f"commit_seconds_total{{table={batch.table}}}"] += time.monotonic() - began
-        self.last_commit_us[batch.table] = self.clock.now_us()
+        self.last_commit_us[batch.table] = now_us = self.clock.now_us()
+        self.freshness.landed(batch.table, batch.arrivals, now_us)
         self.commits[batch.table] += 1
         if self.commits[batch.table] % EXPIRE_EVERY_COMMITS == 0:
             await asyncio.to_thread(self.lake.expire, batch.table)
         return True
 
+    def _tell(self, batch: Staged) -> None:
+        """Let the log's own tools know how far `events` has read."""
+        stream, _, table = batch.table.partition(".")
+        if table == "events":
+            keys = {partition: partition_key(partition) for partition in range(self.log.partitions)}
+            self.log.committed(stream, {p: batch.ends[key] for p, key in keys.items() if key in batch.ends})
+
     # ── windows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def window_round(self) -> bool:
         """Collect from every window worker, commit late events, close what can be closed; True if nothing was left."""
-        progress = await self._progress("late", *sorted({w for s in self.streams.values() for w in s.windows}))
+        await self._load_histories()
+        progress = await self._progress("late", windows=True)
         reports = await self._collect("window", self.topology.window, progress, self.advance)
         await asyncio.gather(*(self._commit_in_order(report.staged) for report in reports))
         by_partition = self.reports["window"]
         self.advance = {}
         closings = []
-        for name, stream in self.streams.items():
+        for name in self.streams:
             mine = [by_partition.get((name, p)) for p in range(self.config.log.partitions)]
-            if not stream.windows or any(report is None for report in mine):
+            open_ones = self._live(name, progress)
+            self._open = self._open | {name} if open_ones else self._open - {name}
+            if not open_ones or any(report is None for report in mine):
                 continue  # a partition nobody has restored yet holds every window open
             present = [report for report in mine if report is not None]
             target = closing_target(present)
@@ -134,17 +293,33 @@ class Committer:
                 self.advance[name] = target
             if all(report.watermark_us is not None for report in present):
                 watermark = min(report.watermark_us for report in present)
-                closings += [self._close(name, w, watermark, progress) for w in stream.windows]
+                closings += [self._close(name, w, eras, watermark, progress) for w, eras in open_ones.items()]
         await asyncio.gather(*closings)
         caught_up = all(report.position >= report.end for report in by_partition.values())
-        return caught_up and len(by_partition) == len(self.topology.window) and not any(r.staged for r in reports)
+        complete = self._partitions() <= by_partition.keys()
+        return caught_up and complete and not any(r.staged for r in reports)
+
+    async def _load_histories(self) -> None:
+        """Read the definitions of windows, once: they change before the platform starts, and not while it runs."""
+        for name, stream in self.streams.items():
+            if name not in self.histories:
+                self.histories[name] = await asyncio.to_thread(load_history, self.lake, stream)
+
+    def _counts(self, stream: str) -> bool:
+        return bool(self.streams[stream].windows) or stream in self._open
+
+    def _live(self, stream: str, progress: Mapping[str, Mapping[str, int]]) -> dict[str, History]:
+        history = self.histories[stream]
+        return history.live({name: progress[f"{stream}.{name}"].get(CLOSED, NEVER) for name in history.windows})
 
     async def _close(
-        self, stream: str, window: str, watermark_us: int, progress: Mapping[str, Mapping[str, int]]
+        self, stream: str, window: str, eras: History, watermark_us: int, progress: Mapping[str, Mapping[str, int]]
     ) -> None:
-        begins = progress[f"{stream}.{window}"].get(CLOSED, NEVER)
-        spec, lateness = self.streams[stream].windows[window], self.streams[stream].config.allowed_lateness
-        if not may_close(spec, lateness, begins, watermark_us):
+        table = f"{stream}.{window}"
+        begins = progress[table].get(CLOSED, NEVER)
+        # Up to there a merge found no rows, and late events never make any: it would find none again.
+        empty = max(begins, self._empty.get(table, NEVER))
+        if not may_close(eras, empty, watermark_us):
             return
         refs = [
             peer.ref("partials", stream, window, partitions, begins, watermark_us)
@@ -152,14 +327,17 @@ class Committer:
         ]
         merger = self._merger(stream, window)
         try:
-            staged: Staged = await merger.call(
-                "merge", stream, window, begins, watermark_us, *refs, timeout_s=COLLECT_TIMEOUT_S
-            )
+            call = merger.call("merge", stream, window, begins, watermark_us, *refs, timeout_s=COLLECT_TIMEOUT_S)
+            asked = [peer for peer, _ in self._owners(stream)]
+            staged: Staged = await self._while_owners("window", asked, call)
         except Exception as error:  # a worker being restored, lost or wrong: the windows stay open until it answers
             self.counters[f"closings_delayed_total{{table={stream}.{window}}}"] += 1
             logger.warning("closing %s.%s waits: %s: %s", stream, window, type(error).__name__, error)
             return
-        if staged.files and await self._commit(staged) and spec.kind == "session":
+        if not staged.files:
+            self._empty[table] = watermark_us
+            return
+        if await self._commit(staged) and any(era.spec.kind == "session" for era in eras):
             # A fragment may go once it is known to be of no open session; a worker that does not hear it keeps more.
             told = (
                 peer.call("settle", stream, window, watermark_us, staged.still_open, timeout_s=COLLECT_TIMEOUT_S)
@@ -173,43 +351,80 @@ class Committer:
 
     def _merger(self, stream: str, window: str) -> Peer:
         peers = [peer for peer, _ in self._owners(stream)]
-        return peers[list(self.streams[stream].windows).index(window) % len(peers)]
+        return peers[list(self.histories[stream].windows).index(window) % len(peers)]
 
-    async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
-        """Rows of a window that start in [from, to): final ones from the table, and open ones with `final` false."""
+    async def windows(
+        self, stream: str, window: str, from_us: int | None, to_us: int | None, cursor: Cursor | None, limit: int
+    ) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """A page of a window's rows that start in [from, to), and the cursor behind it where there are more.
+
+        Final rows are from the table, open ones have `final` false. Raises BadCursor.
+        """
         table = f"{stream}.{window}"
+        await self._load_histories()
+        specs = [era.spec for era in self.histories[stream].windows[window]]
+        keys, wanted = order(*specs), Range(from_us, to_us, cursor, limit + 1)
         # 1. open rows first: a window that is committed meanwhile then shows up in both, and never in neither.
         begins = (await asyncio.to_thread(self.lake.progress, table)).get(CLOSED, NEVER)
         refs = [peer.ref("partials", stream, window, parts, begins, None) for peer, parts in self._owners(stream)]
-        open_rows: list[dict[str, Any]] = []
+        still_open = together([], specs)
         if refs:
             merger = self._merger(stream, window)
-            open_rows = await merger.call("rows", stream, window, from_us, to_us, *refs, timeout_s=COLLECT_TIMEOUT_S)
+            still_open = await merger.call("rows", stream, window, wanted, *refs, timeout_s=COLLECT_TIMEOUT_S)
         # 2. final rows, which win.
-        final_rows = await asyncio.to_thread(self.lake.window_rows, table, from_us, to_us)
-        groups = ["window_start", *(path.column for path in self.streams[stream].windows[window].group_by)]
-        known = {tuple(row[g] for g in groups) for row in final_rows}
-        still_open = [row for row in open_rows if tuple(row[g] for g in groups) not in known]
-        return [*({**row, "final": True} for row in final_rows), *({**row, "final": False} for row in still_open)]
+        final = await asyncio.to_thread(self.lake.window_rows, table, keys, wanted)
+        rows, are_final = joined(final, still_open, keys, limit + 1)
+        shown = rows.slice(0, limit)
+        found = [{**row, "final": is_final} for row, is_final in zip(values(shown), are_final, strict=False)]
+        return found, last(shown, keys) if rows.num_rows > limit else None
 
     # ── shared ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _progress(self, *tables: str) -> dict[str, dict[str, int]]:
+    def _partitions(self) -> set[PartitionId]:
+        """All that can get on, whether or not the topology has them: before the first one, it has none."""
+        every = ((stream, partition) for stream in self.streams for partition in range(self.config.log.partitions))
+        return {partition for partition in every if self._is_whole(partition)}
+
+    async def _progress(self, *tables: str, windows: bool = False) -> dict[str, dict[str, int]]:
         names = [
             f"{name}.{table}"
-            for name, stream in self.streams.items()
-            for table in tables
-            if table in ("events", "dead_letters", "late") or table in stream.windows
+            for name in self.streams
+            for table in (*tables, *(self.histories[name].windows if windows else ()))
         ]
-        found = await asyncio.gather(*(asyncio.to_thread(self.lake.progress, name) for name in names))
+        with self.pulse.work("a look at the tables' progress", COMMIT_S):
+            found = await asyncio.gather(*(asyncio.to_thread(self._standing, name) for name in names))
         return dict(zip(names, found, strict=True))
+
+    def _standing(self, table: str) -> dict[str, int]:
+        """Where the table stands. One that somebody dropped holds up its own stream and no other."""
+        if (found := self.lake.find(table)) is None:
+            if table not in self.gone:
+                logger.error("%s is gone: nothing of its stream is stored until it is back", table)
+            self.gone.add(table)
+            return {}
+        self.gone.discard(table)
+        if (snapshot := found.current_snapshot()) is not None:  # of an earlier committer
+            self.last_commit_us.setdefault(table, snapshot.timestamp_ms * 1000)
+        if table.endswith(".events"):
+            self.counters[sample("log_epochs", stream=table.partition(".")[0])] = len(lineage(found.properties))
+        return decode(found.properties)
+
+    def _is_whole(self, partition: PartitionId) -> bool:
+        """Whether the partition's stream has all of its tables."""
+        return not any(table.startswith(f"{partition[0]}.") for table in self.gone)
 
     async def _collect(
         self, pool: str, owners: Mapping[PartitionId, Peer], progress: dict[str, dict[str, int]], *more: Any
     ) -> list[WorkerReport]:
+        self._rounds += 1
+        order: Order = (*self.topology.version, self._rounds)
+        owners = {partition: peer for partition, peer in owners.items() if self._is_whole(partition)}
+
         async def one(peer: Peer, owned: list[PartitionId]) -> WorkerReport | None:
             try:
-                return await peer.call("collect", owned, progress, *more, timeout_s=COLLECT_TIMEOUT_S)  # type: ignore[no-any-return]
+                call = peer.call("collect", owned, progress, *more, order, timeout_s=COLLECT_TIMEOUT_S)
+                report: WorkerReport = await self._while_owners(pool, [peer], call)
+                return report
             except (PeerLost, TimeoutError, EaglerayError) as error:
                 logger.warning("%s does not answer: %s", peer.name, error)
                 return None
@@ -217,17 +432,73 @@ class Committer:
         answers = await asyncio.gather(*(one(peer, owned) for peer, owned in _by_peer(owners)))
         reports = [report for report in answers if report is not None]
         self.reports[pool] = {key: value for report in reports for key, value in report.partitions.items()}
+        self._still[pool].see(self._partitions(), self.reports[pool], time.monotonic())
         return reports
 
+    async def _while_owners(self, pool: str, peers: Collection[Peer], call: Coroutine[Any, Any, Any]) -> Any:
+        """The answer to `call`; raises PeerLost when one of `peers`, who are to answer it, owns nothing any more.
+
+        A worker that was cut off is not waited for until the time is over: the next owner would hear nothing meanwhile.
+        """
+        task = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait([task], timeout=OWNERS_LOOK_S))[0]:
+                owners = set(getattr(self.topology, pool).values())
+                if gone := next((peer for peer in peers if peer not in owners), None):
+                    raise PeerLost(f"{gone.name} owns nothing any more")
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def overtaken_round(self) -> None:
+        """Look for records that left the log before `events` had them: retention of others, or somebody's hand."""
+        progress = await self._progress("events")
+        places = [(*key, progress[f"{key[0]}.events"].get(partition_key(key[1]), 0)) for key in self._partitions()]
+        found = await asyncio.to_thread(lambda: [self._lost(*place) for place in places])
+        self._overtaken = {}
+        for (stream, partition, at), lost in zip(places, found, strict=True):
+            name = f"log_overtaken_records{{stream={stream},partition={partition}}}"
+            if not lost:
+                self.counters.pop(name, None)
+                continue
+            self.counters[name] = lost
+            self._overtaken[stream] = f"{lost} records of partition {partition}, from offset {at} on, {OVERTAKEN}"
+            logger.error("log %s: %s", stream, self._overtaken[stream])
+
+    def _lost(self, stream: str, partition: int, at: int) -> int:
+        try:
+            return max(0, self.log.bounds(stream, partition).first - at)
+        except (LogUnavailable, LogCorrupt):
+            return 0  # said elsewhere
+
     async def trim_round(self) -> None:
-        """Delete log records that every consumer has committed and that are older than the retention."""
-        older_than = self.clock.now_us() - round(self.config.log.retention_hours * 3_600_000_000)
+        """Delete log records that every consumer has committed and that are older than the retention.
+
+        Where windows count, none that `late` has not decided: state that is lost is counted again from there. Not while
+        a backup is taken, which needs them from the tables' progress on.
+        """
+        with deleting(self.config.data_dir) as allowed:
+            if allowed:
+                await self._trim()
+
+    async def _trim(self) -> None:
         writer, window = self.reports["writer"], self.reports["window"]
         for (stream, partition), report in list(writer.items()):
             other = window.get((stream, partition))
             if other is not None:
                 safe = min(report.safe, other.safe)
-                await asyncio.to_thread(self.log.trim, stream, partition, safe, older_than)
+                if self._counts(stream):
+                    late = await asyncio.to_thread(self.lake.progress, f"{stream}.late")
+                    safe = min(safe, late.get(partition_key(partition), 0))
+                await asyncio.to_thread(self._trim_partition, stream, partition, safe)
+
+    def _trim_partition(self, stream: str, partition: int, safe: int) -> None:
+        horizon_us = self.streams[stream].config.dedup_horizon
+        try:
+            older_than = self._retention.older_than_us((stream, partition), safe, horizon_us)
+            self.log.trim(stream, partition, safe, older_than)
+        except (LogUnavailable, LogCorrupt) as error:  # of one stream: the others go on
+            logger.warning("log %s/%d is not trimmed: %s", stream, partition, error)
 
     async def drain(self, timeout_s: float) -> bool:
         """Commit all that was acked, then stop; False if `timeout_s` was not enough (the log still has the rest)."""
@@ -237,26 +508,69 @@ class Committer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            written, windowed = await asyncio.gather(self.write_round(), self.window_round())
+            try:
+                written, windowed = await asyncio.gather(self.write_round(), self.window_round())
+            except Exception:
+                logger.exception("a round of the drain failed; trying again")
+                written = windowed = False
             if written and windowed:
-                return True
+                return not self.gone
             await asyncio.sleep(0.1)
         return False
 
+    async def judgements(self) -> tuple[str, Counts]:
+        """A name for this life of the process, and what objectives have judged in it."""
+        return self._life, self.freshness.judgements()
+
     async def status(self) -> dict[str, Any]:
         """Partitions, tables and counters, for /v1/status and /metrics."""
+        troubles = self._troubled = await asyncio.to_thread(self._troubles)
         partitions = []
-        for (stream, partition), writer in sorted(self.reports["writer"].items()):
+        for stream, partition in sorted(self._partitions()):
+            writer = self.reports["writer"].get((stream, partition))
             window = self.reports["window"].get((stream, partition))
-            row: dict[str, Any] = {"stream": stream, "partition": partition, "end": writer.end}
-            row |= {"writer": asdict(writer), "window": asdict(window) if window else None}
-            partitions.append(row)
+            if writer is None and stream not in troubles:
+                continue  # being restored
+            row: dict[str, Any] = {"stream": stream, "partition": partition, "end": writer.end if writer else 0}
+            row |= {"writer": asdict(writer) if writer else None, "window": asdict(window) if window else None}
+            partitions.append(row | troubles.get(stream, {}))
+        now_us = self.clock.now_us()
         return {
             "partitions": partitions,
             "last_commit_us": dict(self.last_commit_us),
-            "counters": dict(self.counters),
+            "counters": dict(self.counters) | self.freshness.samples(self.last_commit_us, now_us) | self._room(),
             "topology": self.topology.version,
+            "standing": {pool: list(self.standing(pool).items()) for pool in self._still},
+            "gone": sorted(self.gone),
         }
+
+    def _room(self) -> dict[str, float]:
+        """Of the disks that the platform writes to."""
+        places = {"data": str(self.config.data_dir), "lake": self.config.warehouse}
+        found = {}
+        for place, path in places.items():
+            with suppress(OSError):  # in an object store, or not made yet
+                usage = shutil.disk_usage(path)
+                found[sample("disk_free_bytes", place=place)] = float(usage.free)
+                found[sample("disk_size_bytes", place=place)] = float(usage.total)
+        return found
+
+    def _troubles(self) -> dict[str, dict[str, Any]]:
+        """By stream, what is wrong with its log."""
+        found = {stream: self.log.trouble(stream) for stream in self.streams}
+        overtaken = {
+            stream: {"problem": {"code": "log_overtaken", "detail": d}} for stream, d in self._overtaken.items()
+        }
+        return overtaken | {
+            stream: {"problem": {"code": error.code, "detail": str(error)}}
+            for stream, error in found.items()
+            if error is not None
+        }
+
+
+def _owners_of(owners: Mapping[PartitionId, Peer]) -> dict[str, int]:
+    """How many partitions each worker has."""
+    return dict(Counter(peer.name for peer in owners.values()))
 
 
 def _by_peer(owners: Mapping[PartitionId, Peer]) -> list[tuple[Peer, list[PartitionId]]]:

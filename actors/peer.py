@@ -6,12 +6,17 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ray._private.state import state
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 
 class PeerLost(Exception):
     """The peer died or cannot be reached; whether the call took effect is not known."""
+
+
+class PeerLeft(PeerLost):
+    """The peer was asked to leave and takes no more calls: this one took no effect."""
 
 
 class Peer(Protocol):
@@ -48,11 +53,23 @@ class RayPeer:
         found: dict[str, Any] = await self._wait(self.handle.process.remote(), timeout_s)
         return found
 
+    async def leave(self, timeout_s: float) -> bool:
+        """Have it take no more calls, end those under way and say farewell; False where that took too long."""
+        left: bool = await self._wait(self.handle.leave.remote(timeout_s), timeout_s + 5)
+        return left
+
+    def restarts(self) -> int:
+        """How often Ray has started its process again, by its control server."""
+        found: int = state.actor_table(self.handle._actor_id.hex()).get("NumRestarts", 0)
+        return found
+
     async def _wait(self, ref: Any, timeout_s: float | None) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
                 return await ref
         except RayTaskError as error:
+            if isinstance(error.cause, PeerLeft):
+                raise PeerLeft(f"{self.name} takes no more calls") from None
             raise error.cause from None
         except (RayActorError, RayError) as error:
             raise PeerLost(f"{self.name}: {type(error).__name__}") from error
@@ -90,4 +107,4 @@ class _Result:
         return self.value
 
 
-__all__ = ["LocalPeer", "Peer", "PeerLost", "RayPeer"]
+__all__ = ["LocalPeer", "Peer", "PeerLeft", "PeerLost", "RayPeer"]

@@ -2,6 +2,14 @@
 
 Ray restarts a killed actor in place, with an empty memory; the pool notices by its process id, and whoever uses the
 worker finds out at the next call. Calls that mutate are never retried by Ray (`max_task_retries=0`).
+
+A worker is healthy while it answers heartbeats and nothing that it does is overdue (`cluster.pulse`). One that is not,
+for `stalled_after_s`, is ended by force, also where its process is stopped, and made again (docs/adr/0021). A worker
+that is too much leaves: `reconcile` takes it off the members, and `release`, once everybody has been told, lets its
+calls end before it goes.
+
+In a cluster of several nodes (`placement`) a pool is told where its workers may be. One that shall go elsewhere is
+retired: it works until another has taken its place, and leaves then.
 """
 
 from __future__ import annotations
@@ -9,13 +17,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from eagleray.actors.host import Kind, host_class
+from eagleray.actors.host import Kind, WorkerFailed, host_class
 from eagleray.actors.peer import PeerLost, RayPeer
+from eagleray.actors.placement import Node, emptiest
 from eagleray.cluster.errors import EaglerayError
 from eagleray.cluster.ray_session import NAMESPACE
 
@@ -23,45 +36,162 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_TIMEOUT_S = 2.0
 REMAKE_S = 5.0  # between tries to make a worker that could not be made
+CRASHES = 2  # in a row, of a process that starts: then it is said; Ray goes on trying
+STARTING_S = 120.0  # for a process to start and make its worker; then it is ended and started again
+AWAY_S = 5.0  # without an answer: what the worker owns is given to others meanwhile, in a cluster
+AWAY_STARTING_S = 45.0  # the same of one that has not answered since it was made
+LEAVE_S = 35.0  # for the calls of a worker that leaves: none takes longer than messages that are given up (30 s)
 
 
 @dataclass
 class Member:
-    """One worker as last seen. `pid` is 0 until it first answered."""
+    """One worker as last seen. `pid` is 0, and `life` and `node` are empty, until it first answered."""
 
     peer: RayPeer
     pid: int = 0
+    life: str = ""
+    node: str = ""  # where it is, or was sent
+    version: str = ""  # of what it was made from (`host.Kind`)
+    retired: bool = False  # it leaves as soon as another has taken its place
+    quiet_since: float | None = field(default_factory=time.monotonic)  # None: it answers
     alive: bool = False
     restarts: int = 0
+    replaced: int = 0  # of these: ended by us, for want of progress
     rss_bytes: int = 0
     failure: EaglerayError | None = None  # why it could not be made; None once it works
     remake_at: float = 0.0  # by time.monotonic; where there is a failure
+    starting: bool = True  # nothing was heard since its process was started (again)
+    heard_at: float = field(default_factory=time.monotonic)  # the last answer, or the begin of the start
+    starts: int = 0  # how often Ray had started it again when its last start began
+    missed: int = 0  # heartbeats in a row that were not answered in time
+    stalls: int = 0  # answers in a row that told of work overdue for too long
+    problems: Mapping[str, str] = field(default_factory=dict)  # by part of the platform
 
 
 @dataclass
 class Pool:
-    """The workers of one kind, `size` of them."""
+    """The workers of one kind, `size` of them; stalled ones are replaced after `stalled_after_s`."""
 
     kind: Kind
     size: int
+    stalled_after_s: float
     members: dict[str, Member] = field(default_factory=dict)
+    nodes: list[Node] | None = None  # where new workers may go; None: there is one node, and it needs no name
+    _leaving: dict[str, RayPeer] = field(default_factory=dict)  # off the members, and perhaps in somebody's call
+    _farewells: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
-    def reconcile(self) -> bool:
-        """Make what is missing, stop what is too much; True if the membership changed."""
-        wanted = [f"{self.kind.pool}-{index}" for index in range(self.size)]
-        changed = False
-        for name in wanted:
-            if name not in self.members:
-                self.members[name] = Member(RayPeer(name, _make(name, self.kind)))
-                changed = True
+    def adopt(self, names: Iterable[str]) -> None:
+        """Take over those of the actors `names` that are workers of this pool: a controller before this one made them.
+
+        Raises ValueError where one has ended meanwhile.
+        """
+        for name in sorted(names):
+            if name.startswith(f"{self.kind.pool}-") and name not in self.members:
+                peer = RayPeer(name, ray.get_actor(name, NAMESPACE))
+                self.members[name] = Member(peer, starts=peer.restarts())  # those of before are no crashes of now
+
+    def reconcile(self, load: Sequence[str] = ()) -> None:
+        """Make what is missing; take what is too much off the members, to be released. `load`: nodes of all workers."""
+        wanted = self._wanted()
         for name in [name for name in self.members if name not in wanted]:
-            ray.kill(self.members.pop(name).peer.handle)
-            changed = True
-        return changed
+            self._leaving[name] = self.members.pop(name).peer
+        for name, place in wanted.items():
+            if name not in self.members and name not in self._leaving:  # its name is free when it has left
+                node = place or self._emptiest(load)
+                if self.nodes is not None and node is None:
+                    continue  # no node may have it
+                self.members[name] = Member(RayPeer(name, _make(name, self.kind, node, bool(place))))
+                self.members[name].node = node.id if node else ""
+
+    def _wanted(self) -> dict[str, Node | None]:
+        """The names of those that should be there, with their nodes where that is fixed."""
+        pool = self.kind.pool
+        if self.nodes is None or not self.kind.per_node:
+            return self._wanted_of(pool, None)
+        wanted: dict[str, Node | None] = {}
+        for node in self.nodes:
+            wanted |= self._wanted_of(f"{pool}-{node.id[:8]}", node)
+        return wanted
+
+    def _wanted_of(self, prefix: str, node: Node | None) -> dict[str, Node | None]:
+        """`size` workers of that name; those that were retired stay until the others are all there."""
+        mine = {name: member for name, member in self.members.items() if name.rpartition("-")[0] == prefix}
+        active = sorted((name for name, member in mine.items() if not member.retired), key=_index)[: self.size]
+        free = (name for index in count() if (name := f"{prefix}-{index}") not in mine)
+        wanted = [*active, *(next(free) for _ in range(self.size - len(active)))]
+        if not all(name in mine and mine[name].alive for name in wanted):
+            wanted += [name for name, member in mine.items() if member.retired]
+        return dict.fromkeys(wanted, node)
+
+    def _emptiest(self, load: Sequence[str]) -> Node | None:
+        held = [member.node for member in self.members.values() if not member.retired]
+        return emptiest(self.nodes or [], held, load)
+
+    def retire(self, node: str) -> bool:
+        """Have the workers that are on `node` replaced by others elsewhere; True where there are none."""
+        here = [name for name, member in self.members.items() if member.node == node]
+        for name in here if not self.kind.per_node else ():
+            self._retire(name)
+        return not here and not self._leaving
+
+    def renew(self) -> None:
+        """Retire one worker that was made as another version says, where all are there."""
+        stale = [name for name, member in self.members.items() if member.version not in ("", self.kind.version)]
+        if stale and self.complete:
+            logger.info("%s is of another version; another takes its place", stale[0])
+            self._retire(stale[0])
+
+    def level(self) -> None:
+        """Retire a worker of the fullest node where another has two fewer: one that came has its share then."""
+        if self.kind.per_node or not self.nodes or not self.complete:
+            return
+        held = Counter({node.id: 0 for node in self.nodes})
+        held.update(member.node for member in self.members.values() if member.node in held)
+        (fullest, most), least = held.most_common(1)[0], min(held.values())
+        if most - least > 1:
+            name = next(name for name, member in self.members.items() if member.node == fullest)
+            logger.info("%s is replaced on another node, which has fewer workers", name)
+            self._retire(name)
+
+    def _retire(self, name: str) -> None:
+        if self.kind.alone:
+            self._leaving[name] = self.members.pop(name).peer
+        else:
+            self.members[name].retired = True
+
+    def present(self) -> list[str]:
+        """Names of the workers that may own something: those that answer, or have not been silent for long."""
+        now = time.monotonic()
+        return [name for name, member in self.members.items() if not _away(member, now)]
+
+    def release(self) -> None:
+        """Let those that are off the members go; for when all who might call them have been told."""
+        for name in self._leaving.keys() - self._farewells.keys():
+            self._farewells[name] = asyncio.create_task(self._farewell(name))
+
+    async def _farewell(self, name: str) -> None:
+        peer = self._leaving[name]
+        try:
+            if not await peer.leave(LEAVE_S):
+                logger.warning("%s is ended in the midst of calls: they took longer than %g s", name, LEAVE_S)
+        except (PeerLost, TimeoutError) as error:
+            logger.warning("%s leaves without a word: %s", name, error)
+        except Exception:  # whatever its last call failed with: state is a cache
+            logger.exception("%s leaves with an error", name)
+        finally:
+            ray.kill(peer.handle)
+            del self._leaving[name], self._farewells[name]
+
+    def end(self) -> None:
+        """End all workers at once."""
+        self.size = 0
+        for peer in [*(member.peer for member in self.members.values()), *self._leaving.values()]:
+            ray.kill(peer.handle)
+        self.members.clear()
 
     async def heartbeat(self) -> None:
-        """Ask every worker who it is, at the same time; try again to make those that could not be made."""
-        await asyncio.gather(*(_beat(member) for member in self.members.values()))
+        """Ask every worker how it is, at the same time; replace the stalled, make the failed and the lost again."""
+        await asyncio.gather(*(self._beat(member) for member in list(self.members.values())))
 
     def alive(self) -> list[Member]:
         """The workers that answered the last heartbeat."""
@@ -69,12 +199,34 @@ class Pool:
 
     @property
     def complete(self) -> bool:
-        """All that should be there are, and answered."""
-        return len(self.alive()) == self.size
+        """All that should be there are, and answered; those that leave have left."""
+        return len(self.alive()) == self.wanted and not self._leaving
+
+    @property
+    def wanted(self) -> int:
+        """How many there should be, on all nodes."""
+        return len(self.nodes) * self.size if self.nodes is not None and self.kind.per_node else self.size
 
     def failures(self) -> list[EaglerayError]:
         """Why workers could not be made."""
         return [member.failure for member in self.members.values() if member.failure]
+
+    def missing(self) -> list[str]:
+        """Workers that have not answered."""
+        return sorted(member.peer.name for member in self.members.values() if not member.alive)
+
+    def silent(self) -> str:
+        """A sentence about the worker that has been silent longest, if it is for too long; else empty."""
+        quiet = [member for member in self.members.values() if not member.alive and member.failure is None]
+        failed = [member for member in self.members.values() if member.failure]
+        if failed:
+            return str(failed[0].failure)
+        for member in sorted(quiet, key=lambda member: member.heard_at):
+            silent_s = time.monotonic() - member.heard_at
+            # Half the time after which it is replaced; a start may take as long as that.
+            if silent_s >= self.stalled_after_s / (1 if member.starting else 2):
+                return f"{member.peer.name} has not answered for {silent_s:.0f} s"
+        return ""
 
     async def ask(self, method: str, *args: Any, timeout_s: float = HEARTBEAT_TIMEOUT_S) -> dict[str, Any]:
         """Call every live worker at once; answers by name, without those that failed or were too slow."""
@@ -84,22 +236,103 @@ class Pool:
         named = zip((member.peer.name for member in members), answers, strict=True)
         return {name: answer for name, answer in named if not isinstance(answer, BaseException)}
 
+    async def _beat(self, member: Member) -> None:
+        try:
+            found = await member.peer.process(timeout_s=HEARTBEAT_TIMEOUT_S)
+        except PeerLost as error:
+            self._lost(member, error)
+        except TimeoutError:
+            self._unanswered(member)
+        else:
+            self._answered(member, found)
 
-async def _beat(member: Member) -> None:
-    try:
-        found = await member.peer.process(timeout_s=HEARTBEAT_TIMEOUT_S)
-    except (PeerLost, TimeoutError) as error:
-        if member.alive:
-            logger.warning("%s does not answer: %s", member.peer.name, error)
-        member.alive = False
-        return
-    if member.pid not in (0, found["pid"]):
-        member.restarts += 1
+    def _lost(self, member: Member, error: PeerLost) -> None:
+        """Its process has ended: Ray starts it again, unless the actor has ended for good."""
+        _silent(member, str(error))
+        if not member.starting:
+            member.starting, member.heard_at = True, time.monotonic()
+        self._look_at_start(member)
+        if _ended_for_good(member.peer.name):
+            logger.error("%s has ended for good; it is made again", member.peer.name)
+            self.members.pop(member.peer.name, None)
+        elif time.monotonic() - member.heard_at > STARTING_S:
+            self.replace(member, f"has not started within {STARTING_S:g} s")
+
+    def _unanswered(self, member: Member) -> None:
+        _silent(member, f"no answer within {HEARTBEAT_TIMEOUT_S:g} s")
+        member.missed += 1  # beats and not time: where this process was stopped itself, nobody else was silent
+        patience_s = STARTING_S if member.starting else self.stalled_after_s
+        silent_s = member.missed * HEARTBEAT_TIMEOUT_S
+        self._look_at_start(member)
+        if silent_s >= patience_s:
+            self.replace(member, f"has not answered for {silent_s:g} s")
+
+    def _look_at_start(self, member: Member) -> None:
+        """Note where its process ends again and again before it answers once."""
+        crashes = member.peer.restarts() - member.starts if member.starting else 0
+        if crashes >= CRASHES and member.failure is None:
+            name = member.peer.name
+            member.failure = WorkerFailed(
+                f"{name} cannot start: its process ended {crashes} times; see {self.kind.logs / name}.log"
+            )
+            logger.error("%s", member.failure)
+
+    def _answered(self, member: Member, found: Mapping[str, Any]) -> None:
+        if member.life not in ("", found["life"]):
+            member.restarts += 1
+            member.failure = None
+        member.life, member.node, member.quiet_since = found["life"], found["node"], None
+        member.version = found["version"]
+        member.pid, member.rss_bytes, member.problems = found["pid"], found["rss_bytes"], found["problems"]
+        if member.starting:
+            member.starting, member.starts = False, member.peer.restarts()
+        member.missed, member.heard_at = 0, time.monotonic()
+        member.alive = found["failure"] is None
+        if not member.alive:
+            _remake(member, found["failure"])
+            return
         member.failure = None
-    member.pid, member.rss_bytes = found["pid"], found["rss_bytes"]
-    member.alive = found["failure"] is None
-    if not member.alive:
-        _remake(member, found["failure"])
+        late = found["overdue"]
+        # Twice: a process that was stopped answers before its loops have gone round once.
+        member.stalls = member.stalls + 1 if late and late.seconds >= self.stalled_after_s else 0
+        if member.stalls > 1:
+            self.replace(member, f"makes no progress: {late.what} is overdue by {late.seconds:.0f} s")
+
+    def replace(self, member: Member, why: str) -> None:
+        """End its process by force; Ray starts it again. What it still does until then is refused (docs/adr/0021)."""
+        logger.error("%s %s; it is replaced", member.peer.name, why)
+        ray.kill(member.peer.handle, no_restart=False)
+        member.alive, member.starting, member.heard_at = False, True, time.monotonic()
+        member.starts += 1  # this end is ours
+        member.missed = member.stalls = 0
+        member.replaced += 1
+
+
+def _silent(member: Member, why: str) -> None:
+    if member.alive:
+        logger.warning("%s does not answer: %s", member.peer.name, why)
+    member.alive = False
+    if member.quiet_since is None:
+        member.quiet_since = time.monotonic()
+
+
+def _away(member: Member, now: float) -> bool:
+    """Whether others should have what it owns for now. One that never answered is given the time of a start."""
+    if member.quiet_since is None:
+        return False
+    return now - member.quiet_since > (AWAY_S if member.life else AWAY_STARTING_S)
+
+
+def _index(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _ended_for_good(name: str) -> bool:
+    try:
+        ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return True
+    return False
 
 
 def _remake(member: Member, failure: EaglerayError) -> None:
@@ -113,9 +346,14 @@ def _remake(member: Member, failure: EaglerayError) -> None:
         member.remake_at = now + REMAKE_S
 
 
-def _make(name: str, kind: Kind) -> Any:
+def _make(name: str, kind: Kind, node: Node | None, bound: bool) -> Any:
+    """The actor. `bound` to its node it ends with that; else Ray makes it again elsewhere, or where there is room."""
     remote: Any = ray.remote  # its stubs know fewer options than it takes
     actor = remote(concurrency_groups={"health": 1})(host_class(kind))
+    placed: dict[str, Any] = {}
+    if node is not None:
+        strategy = NodeAffinitySchedulingStrategy(node.id, soft=not bound, _spill_on_unavailable=not bound)
+        placed = {"scheduling_strategy": strategy, "memory": kind.memory}
     return actor.options(
         name=name,
         namespace=NAMESPACE,
@@ -124,5 +362,6 @@ def _make(name: str, kind: Kind) -> Any:
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=kind.concurrency,
-        num_cpus=0,
+        num_cpus=kind.cpus if node is not None else 0,
+        **placed,
     ).remote(name, kind)

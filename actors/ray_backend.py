@@ -7,15 +7,23 @@ the event's id or the request's Idempotency-Key. A worker that failed is left al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from eagleray.actors.edge.backend_protocol import Unavailable, WorkerLost
-from eagleray.actors.peer import Peer, PeerLost
+from eagleray.actors.edge.backend_protocol import Body, Unavailable, WorkerLost
+from eagleray.actors.messages import EdgeNews
+from eagleray.actors.peer import Peer, PeerLeft, PeerLost
+from eagleray.cluster.access import TableAccess
+from eagleray.cluster.clock import SystemClock
 from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ClockAhead
 from eagleray.cluster.events.verdict import Answer, Submission, pack, unpack_answers
+from eagleray.cluster.log.ingest_clock import IngestClock
+from eagleray.cluster.telemetry import tracing
 
 WARM_TIMEOUT_S = 5.0
+FAR_BYTES = 1 << 20  # in flight at the nearest validator beyond those of another node: then the other is asked
 START_WAIT_S = 20.0  # for a part that is not there yet, soon after `ready`
 
 
@@ -26,45 +34,64 @@ class RayBackend:
         """Knows nobody but the controller until `attend`."""
         self.config = config
         self.controller = controller
-        self.validators: dict[Peer, int] = {}
+        self.validators: dict[Peer, str] = {}
+        self._near: frozenset[str] = frozenset()
         self.in_flight: dict[Peer, int] = {}
         self.committer: Peer | None = None
         self.sql_workers: list[Peer] = []
+        self._problems: Mapping[str, str] = {}
+        self._attended_at = time.monotonic()
         self._news = asyncio.Event()  # set and renewed by each `attend`
-        self._called: dict[Peer, int] = {}
-        self._lost: set[tuple[Peer, int]] = set()
+        self._called: dict[Peer, str] = {}
+        self._lost: set[tuple[Peer, str]] = set()
+        self._times = IngestClock(SystemClock(), config.anchor)
 
-    def attend(self, validators: Sequence[tuple[Peer, int]], committer: Peer | None, sql: Sequence[Peer]) -> None:
-        """Take the controller's news: live validate workers with their process ids, committer, SQL workers."""
-        # A worker comes back under the same name with another process id; until then it stays off the list.
-        self.validators = {peer: pid for peer, pid in validators if (peer, pid) not in self._lost}
-        self._lost &= set(validators)
-        self.committer, self.sql_workers = committer, list(sql)
+    def attend(self, news: EdgeNews) -> None:
+        """Take the controller's news: live validate workers with the names of their lives, committer, SQL."""
+        # A worker comes back under the same name with another life; until then it stays off the list.
+        self.validators = {peer: life for peer, life in news.validators if (peer, life) not in self._lost}
+        self._near = news.near
+        self._lost &= set(news.validators)
+        self.committer, self.sql_workers = news.committer, list(news.sql)
+        self._problems, self._attended_at = news.problems, time.monotonic()
         self._news.set()
         self._news = asyncio.Event()
 
     async def warm(self) -> None:
         """Make the first call to each worker that is new, so that no request waits for what that takes."""
-        new = {peer: pid for peer, pid in self.validators.items() if self._called.get(peer) != pid}
+        new = {peer: life for peer, life in self.validators.items() if self._called.get(peer) != life}
         self._called |= new
         calls = (peer.call("serve", pack([]), timeout_s=WARM_TIMEOUT_S) for peer in new)
         await asyncio.gather(*calls, return_exceptions=True)  # the controller hears of the lost by itself
 
     async def submit(self, submissions: list[Submission], timeout_s: float) -> list[Answer]:
         """Validate and store; one answer per submission, in order. Raises Unavailable, LogUnavailable, TimeoutError."""
-        if not self.validators:
-            raise Unavailable("no validate worker answers")
-        peer = min(self.validators, key=lambda candidate: self.in_flight.get(candidate, 0))
-        pid = self.validators[peer]
+        while self.validators:
+            peer = min(self.validators, key=self._queue)
+            try:
+                return await self._submit_to(peer, submissions, timeout_s)
+            except PeerLeft:  # it leaves, and has not looked at them
+                continue
+        raise Unavailable("no validate worker answers")
+
+    def _queue(self, peer: Peer) -> int:
+        """Bytes that a batch would wait for there, and what the way to another node is worth."""
+        far = FAR_BYTES if self._near and peer.name not in self._near else 0
+        return self.in_flight.get(peer, 0) + far
+
+    async def _submit_to(self, peer: Peer, submissions: list[Submission], timeout_s: float) -> list[Answer]:
+        life = self.validators[peer]
         size = sum(len(submission.body) for submission in submissions)
         self.in_flight[peer] = self.in_flight.get(peer, 0) + size
         try:
             return unpack_answers(await peer.call("serve", pack(submissions), timeout_s=timeout_s))
         except PeerLost as error:
-            self._lost.add((peer, pid))
-            if self.validators.get(peer) == pid:
+            self._lost.add((peer, life))
+            if self.validators.get(peer) == life:
                 del self.validators[peer]
-            raise WorkerLost(f"{peer.name} (process {pid})") from error
+            if isinstance(error, PeerLeft):
+                raise
+            raise WorkerLost(f"{peer.name} (life {life})") from error
         finally:
             self.in_flight[peer] -= size
 
@@ -72,22 +99,42 @@ class RayBackend:
         """Validate workers that answer; 1 while there is none, so that a request finds that out."""
         return len(self.validators) or 1
 
-    async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
-        """Open and final rows of a window."""
-        rows: list[dict[str, Any]] = await self._ask(
-            await self._there(lambda: self.committer, "committer"), "windows", stream, window, from_us, to_us
+    async def windows(
+        self, stream: str, window: str, from_us: int | None, to_us: int | None, cursor: list[Any] | None, limit: int
+    ) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """A page of open and final rows of a window, and the cursor behind it where there are more."""
+        committer = await self._there(lambda: self.committer, "committer")
+        found: tuple[list[dict[str, Any]], list[Any] | None] = await self._ask(
+            committer, "windows", stream, window, from_us, to_us, cursor, limit
         )
-        return rows
+        return found
 
-    async def sql(self, query: str, arrow: bool) -> dict[str, Any] | bytes:
-        """Run a query on the lake. Raises QueryRejected, QueryFailed, Unavailable."""
+    async def sql(self, query: str, arrow: bool, access: TableAccess) -> Body:
+        """Run a query on tables of the lake that `access` opens.
+
+        Raises QueryRejected, QueryForbidden, QueryFailed, Unavailable.
+        """
+        return await self._asked(query, "arrow" if arrow else "json", access)
+
+    async def event(self, stream: str, event: str, access: TableAccess) -> Body:
+        """What became of an event; raises QueryForbidden, QueryFailed, Unavailable."""
+        return await self._asked(f"{stream} {event}", "trace", access)
+
+    async def _asked(self, text: str, form: str, access: TableAccess) -> Body:
         timeout_s = self.config.edge.query_timeout_s
         worker = await self._there(lambda: next(iter(self.sql_workers), None), "SQL worker")
-        form = "arrow" if arrow else "json"
-        answer: dict[str, Any] | bytes = await self._ask(
-            worker, "query", query, timeout_s, form, timeout_s=timeout_s + 5
+        carried = (trace,) if (trace := tracing.current()) else ()
+        size, first, answer = await self._ask(
+            worker, "query", text, timeout_s, form, access, *carried, timeout_s=timeout_s + 5
         )
-        return answer
+        if answer is None:
+            return Body(size, first)
+
+        async def more(at: int) -> bytes:
+            piece: bytes = await self._ask(worker, "more", answer, at)
+            return piece
+
+        return Body(size, first, more, lambda: worker.ref("drop", answer))
 
     async def status(self) -> dict[str, Any]:
         """What runs, as the controller sees it."""
@@ -101,7 +148,17 @@ class RayBackend:
 
     async def ready(self) -> dict[str, str]:
         """What keeps events from being taken, by part; empty: ready."""
-        return {} if self.validators else {"validate": "no worker answers"}
+        problems = dict(self._problems)
+        if not self.validators:
+            problems["validate"] = "no worker answers"
+        silent_s = time.monotonic() - self._attended_at
+        if silent_s > self.config.pools.stalled_after_s:
+            problems["controller"] = f"no word for {silent_s:.0f} s"
+        try:
+            self._times.now_us()
+        except ClockAhead as error:
+            problems["clock"] = str(error)
+        return problems
 
     async def _there(self, find: Callable[[], Peer | None], what: str) -> Peer:
         """The part that `find` finds, once the controller has named it; raises Unavailable after START_WAIT_S."""
