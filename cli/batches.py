@@ -71,7 +71,7 @@ def read_batches(raw: BinaryIO, form: Form, events_max: int, bytes_max: int) -> 
     except EaglerayError:
         raise
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UnreadableInput(f"cannot be read on: {error}") from error
+        raise UnreadableInput(f"cannot be read further: {error}") from error
     except Exception as error:  # zlib.error and zstandard.ZstdError have no common base
         if type(error).__module__ not in ("zlib", "zstd", "zstandard", "zstandard.backend_c"):
             raise

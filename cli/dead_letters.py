@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, Key, Url
+from eagleray.cli.completion import streams
+from eagleray.cli.options import DEFAULT_CONFIG, Ca, Cert, ConfigFile, Key, Url
 from eagleray.cluster.config import load_config
 from eagleray.cluster.errors import ConfigError
 from eagleray.jobs.builtin.replay import ReplayOptions, run
@@ -14,10 +16,10 @@ from eagleray.jobs.dead_letters import Filter, Letters
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="The stream whose dead letters are meant.")]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.", autocompletion=streams)]
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason.")]
-Since = Annotated[str | None, typer.Option(help="Only those that came at or after this time (ISO 8601).")]
-Until = Annotated[str | None, typer.Option(help="Only those that came before this time (ISO 8601).")]
+Since = Annotated[str | None, typer.Option(help="Only those ingested at or after this time (ISO 8601).")]
+Until = Annotated[str | None, typer.Option(help="Only those ingested before this time (ISO 8601).")]
 
 
 @app.command("list")
@@ -65,6 +67,8 @@ def replay(
     identity: Annotated[str | None, typer.Option("--id", help="This one only.")] = None,
     url: Url = None,
     key: Key = None,
+    ca: Ca = None,
+    cert: Cert = None,
     config_file: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Send the original bytes again, once the schema is mended; what is rejected again is a new dead letter.
@@ -72,7 +76,11 @@ def replay(
     Needs a key with scope admin.
     """
     config = load_config(config_file)
-    report = run(config, ReplayOptions(stream, reason, since, until, identity, url, key))
+    report = run(config, ReplayOptions(stream, reason, since, until, identity, url, key, _text(ca), _text(cert)))
     print(f"accepted {report.accepted}, rejected {report.rejected}")
     for line in report.shown:
         typer.echo(f"  {line}", err=True)
+
+
+def _text(file: Path | None) -> str | None:
+    return None if file is None else str(file)

@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -20,7 +21,7 @@ from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile
 from eagleray.cluster.client.target import platform_file
 from eagleray.cluster.clock import Clock, SystemClock, iso
 from eagleray.cluster.config import Config, load_config
-from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.errors import ConfigError, EaglerayError
 from eagleray.cluster.events.fast_path import library
 from eagleray.cluster.installation import PACKAGE
 
@@ -44,11 +45,15 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def doctor(config_file: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Check machine, installation and configuration; exits 1 if something is wrong."""
+def doctor(
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended: the lifecycle of an S3 bucket.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all files of the lake, and the log.")] = False,
+) -> None:
+    """Check machine, installation, configuration and what it names; exits 1 if something is wrong."""
     marks = {"ok": "ok  ", "warn": "WARN", "bad": "BAD "}
     wrong = False
-    for what, verdict, found, advice in examine(config_file, SystemClock()):
+    for what, verdict, found, advice in examine(config_file, SystemClock(), fix, deep):
         wrong |= verdict == "bad"
         print(f"{marks[verdict]}  {what:<14} {found}")
         if advice:
@@ -57,8 +62,8 @@ def doctor(config_file: ConfigFile = DEFAULT_CONFIG) -> None:
         raise typer.Exit(1)
 
 
-def examine(config_file: Path, clock: Clock) -> Iterator[Finding]:
-    """Every check in turn; those of the configuration's values only if it can be read."""
+def examine(config_file: Path, clock: Clock, fix: bool = False, deep: bool = False) -> Iterator[Finding]:
+    """Every check in turn; those of the configuration's values only if it can be read. `deep`: of all files, too."""
     yield from _installation()
     yield from _machine()
     try:
@@ -67,9 +72,50 @@ def examine(config_file: Path, clock: Clock) -> Iterator[Finding]:
         yield Finding("configuration", "bad", str(error), "fix the key that is named, or run `eagleray init DIR`")
         return
     yield _streams(config)
+    yield _lake(config)
+    yield _continuity(config)
     for check in (_disk, _fsync, _port):
         yield check(config)
     yield _clock(config, clock)
+    if config.log.backend == "kafka":
+        yield from _kafka(config)
+    if config.warehouse.startswith("s3://"):
+        yield from _bucket(config, clock, fix)
+    if deep:
+        yield _scrubbed(config)
+
+
+def _scrubbed(config: Config) -> Finding:
+    from eagleray.jobs.builtin.scrub import ScrubOptions, run
+
+    try:
+        read = run(config, ScrubOptions())
+    except (EaglerayError, OSError) as error:
+        return Finding("files", "bad", str(error), "restore what is named from a backup (`eagleray restore`)")
+    size = f"{read.bytes / GIB:.1f} GiB"
+    return Finding(
+        "files", "ok", f"{read.files} files and {read.records} log records, {size}, all as they were written"
+    )
+
+
+def _kafka(config: Config) -> Iterator[Finding]:
+    try:
+        from eagleray.cluster.log.kafka_check import look
+    except ImportError as error:
+        yield Finding("kafka", "bad", f"backend: kafka needs aiokafka ({error})", "pip install 'eagleray[kafka]'")
+        return
+    for seen in look(config):
+        yield Finding(*seen)
+
+
+def _bucket(config: Config, clock: Clock, fix: bool) -> Iterator[Finding]:
+    try:
+        from eagleray.cluster.lake.s3_check import look
+    except ImportError as error:
+        yield Finding("bucket", "bad", f"an s3:// warehouse needs boto3 ({error})", "pip install 'eagleray[s3]'")
+        return
+    for seen in look(config, clock, fix):
+        yield Finding(*seen)
 
 
 def _installation() -> Iterator[Finding]:
@@ -89,7 +135,9 @@ def _installation() -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("cores", "ok" if cores > 1 else "warn", str(cores), "" if cores > 1 else "two are the least for work")
+    yield Finding(
+        "cores", "ok" if cores > 1 else "warn", str(cores), "" if cores > 1 else "at least two are recommended"
+    )
     memory = memory_bytes()
     advice = "the pools need about 2 GiB together: give the machine or container more memory"
     yield _graded("memory", memory, MEMORY_LEAST, MEMORY_GOOD, f"{memory / GIB:.1f} GiB", advice)
@@ -128,6 +176,42 @@ def _streams(config: Config) -> Finding:
     if not streams:
         return Finding("configuration", "bad", f"{config.file}: no streams", "describe at least one under `streams`")
     return Finding("configuration", "ok", f"{config.file}: {len(streams)} streams, {windows} windows")
+
+
+def _continuity(config: Config) -> Finding:
+    """Whether each stream's log and tables belong together, and every table is there."""
+    from eagleray.cluster.continuity import gone, left_behind, look, wrong
+    from eagleray.cluster.events.stream import load_streams
+    from eagleray.cluster.lake.lake import Lake
+    from eagleray.cluster.log.backends import open_log
+
+    what = "log and tables"
+    if config.log.backend == "embedded" and not config.log_dir.exists():
+        return Finding(what, "ok", "nothing was stored yet")
+    advice = "put log, catalog or table back from a backup, or stop the platform and run `eagleray recover`"
+    try:
+        lake, streams = Lake.open(config), load_streams(config)
+        with closing(open_log(config)) as log:
+            for stream in streams.values():
+                if problem := wrong(config, log, look(lake, log, stream)):
+                    return Finding(what, "bad", f"stream {stream.name}: {problem}", advice)
+                if missing := gone(lake, stream):
+                    said = f"{', '.join(missing)} is gone: nothing can be stored there"
+                    return Finding(what, "bad", said, "start the platform anew: it makes the table from the log")
+            left = left_behind(config, lake, log)
+    except (EaglerayError, OSError) as error:
+        return Finding(what, "bad", str(error), advice)
+    return Finding(what, "warn" if left else "ok", str(left[0]) if left else "belong together")
+
+
+def _lake(config: Config) -> Finding:
+    from eagleray.cluster.lake.pin import open_snapshots
+
+    try:
+        tables = open_snapshots(config).names()
+    except (ConfigError, OSError) as error:
+        return Finding("lake", "bad", str(error), "do what is said: nothing is read or written until then")
+    return Finding("lake", "ok", f"{len(tables)} tables in {config.warehouse}")
 
 
 def _existing(path: Path) -> Path:
@@ -192,7 +276,7 @@ def _clock(config: Config, clock: Clock) -> Finding:
     now_us = clock.now_us()
     advice = "set the clock (NTP): it decides which events are refused as `future`, and when ids are forgotten"
     if now_us < CLOCK_EARLIEST_US:
-        return Finding("clock", "bad", f"it is {iso(now_us)}, which cannot be", advice)
+        return Finding("clock", "bad", f"the clock says {iso(now_us)}, which cannot be right", advice)
     files = [path for path in config.log_dir.rglob("*") if path.is_file()] if config.log_dir.exists() else []
     ahead_s = max((path.stat().st_mtime for path in files), default=0.0) - now_us / 1e6
     if ahead_s > AHEAD_MAX_S:

@@ -37,6 +37,6 @@ def init(directory: Annotated[Path, typer.Argument(help="Where; made if it does 
     for file in write_project(TEMPLATE, directory):
         print(f"wrote {file}")
     config = load_config(directory / "eagleray.yaml")
-    if ensure_owner_key(config.data_dir, config.keys_file, SystemClock()):
+    if ensure_owner_key(config, SystemClock()):
         print(f"wrote {owner_key_file(config.data_dir)}")
     print(f"\nNext: cd {directory} && eagleray up\nthen: eagleray send events.ndjson --stream plays")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eagleray.cli.completion import jobs
 from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, InsecureRay
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -30,13 +31,17 @@ Address = Annotated[
     typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to run on (`auto`, or host:port); default: this machine."),
 ]
 Form = Annotated[Format, typer.Option("--format", help="How to print it.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A job's name.")]
-RunId = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or how it begins; default: the last.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A job's name.", autocompletion=jobs)]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Jobs, by name.", autocompletion=jobs)]
+RunId = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="A run's id, or its first characters; default: the last run.")
+]
+Var = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="A variable; may be repeated.")]
 Resume = Annotated[
     bool | None,
     typer.Option(
         "--resume/--no-resume",
-        help="Go on from what failed, or do everything again; default: go on if the last run for the date failed.",
+        help="Resume with what failed, or run everything again; default: resume if the last run for the date failed.",
     ),
 ]
 
@@ -50,20 +55,27 @@ def list_(form: Form = Format.table, config_file: ConfigFile = DEFAULT_CONFIG, d
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def run(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Jobs, or one built-in job.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Jobs, or one built-in job.", autocompletion=jobs),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every job of the project.")] = False,
     date: Annotated[str | None, typer.Option(help="The logical date; default: the last period that is over.")] = None,
     resume: Resume = None,
     upstream: Annotated[bool, typer.Option("--upstream", help="Also the jobs that these need.")] = False,
     downstream: Annotated[bool, typer.Option("--downstream", help="Also the jobs that need these.")] = False,
     late: Annotated[bool, typer.Option("--late", help="The dates that got late events, and what follows.")] = False,
+    var: Var = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: jobs.concurrency.")] = None,
     address: Address = None,
     insecure_ray: InsecureRay = False,
     config_file: ConfigFile = DEFAULT_CONFIG,
     data: Data = None,
 ) -> None:
-    """Run jobs in the order of what they need; built-in: compact, expire, orphans, forget, rebuild, replay."""
+    """Run jobs in the order of what they need.
+
+    Built-in: compact, expire, orphans, forget, rebuild, replay, retention, scrub.
+    """
     from eagleray.jobs.run.builtin_jobs import BUILT_IN, run_built_in
 
     chosen = names or []
@@ -73,7 +85,14 @@ def run(
     if context.args or any(name.startswith("-") for name in chosen):
         unknown = next(word for word in [*chosen, *context.args] if word.startswith("-"))
         raise typer.BadParameter(f"No such option: {unknown}")
-    words = {"upstream": upstream, "downstream": downstream, "late": late, "parallel": parallel, "address": address}
+    words: dict[str, Any] = {
+        "upstream": upstream,
+        "downstream": downstream,
+        "late": late,
+        "parallel": parallel,
+        "address": address,
+    }
+    words["var"] = var
     rest = (tuple(chosen), everything, date, resume)
     _called("jobs_run", "run_jobs", config_file, data, *rest, insecure_ray=insecure_ray, **words)
 
@@ -86,13 +105,14 @@ def backfill(
     parallel: Annotated[int | None, typer.Option(min=1, help="Dates at once; default: jobs.concurrency.")] = None,
     downstream: Annotated[bool, typer.Option("--downstream", help="Also the jobs that need it.")] = False,
     resume: Resume = None,
+    var: Var = None,
     address: Address = None,
     insecure_ray: InsecureRay = False,
     config_file: ConfigFile = DEFAULT_CONFIG,
     data: Data = None,
 ) -> None:
     """Run a job for every date of a stretch of time."""
-    words = {"parallel": parallel, "downstream": downstream, "resume": resume, "address": address}
+    words = {"parallel": parallel, "downstream": downstream, "resume": resume, "address": address, "var": var}
     rest = (name, first, last)
     _called("jobs_run", "backfill_job", config_file, data, *rest, insecure_ray=insecure_ray, **words)
 
@@ -118,6 +138,18 @@ def logs(
 ) -> None:
     """Print what a run's jobs have printed and logged."""
     _called("jobs_shown", "show_logs", config_file, data, run_id, name)
+
+
+@app.command()
+def pause(names: Names, config_file: ConfigFile = DEFAULT_CONFIG, data: Data = None) -> None:
+    """Start jobs no more by their schedules, until they are resumed; what runs goes on to its end."""
+    _called("jobs_paused", "pause_jobs", config_file, data, tuple(names))
+
+
+@app.command()
+def resume(names: Names, config_file: ConfigFile = DEFAULT_CONFIG, data: Data = None) -> None:
+    """Start paused jobs by their schedules again."""
+    _called("jobs_paused", "resume_jobs", config_file, data, tuple(names))
 
 
 @app.command()

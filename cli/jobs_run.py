@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from types import FrameType
 
 from eagleray.cli.jobs_progress import progress
 from eagleray.cluster.clock import SystemClock
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
-from eagleray.jobs.project.load import load_project
+from eagleray.cluster.telemetry import tracing
+from eagleray.jobs.notify.courier import Courier
+from eagleray.jobs.notify.outbox import Outbox
+from eagleray.jobs.project.load import Project, read_project
+from eagleray.jobs.project.variables import given
 from eagleray.jobs.run import reports
 from eagleray.jobs.run.history import History
 from eagleray.jobs.run.placement import open_workers
@@ -21,6 +25,8 @@ from eagleray.jobs.run.plan import Plan
 from eagleray.jobs.run.resume import UNFINISHED, resumed
 from eagleray.jobs.run.runner import Interrupted, Result, Runner
 from eagleray.jobs.run.selection import Selection, plan_day, plan_days
+
+_MARGIN = timedelta(days=400)  # no period of a job is longer
 
 
 def run_jobs(
@@ -35,10 +41,12 @@ def run_jobs(
     late: bool,
     parallel: int | None,
     address: str | None,
+    var: Sequence[str] | None = None,
 ) -> int:
     """Run jobs for a date; returns the exit code."""
-    project = load_project(config)
+    project = read_project(config, given(var or ()))
     selection = Selection(names, everything, upstream, downstream)
+    left_out = _left_out(project, selection)
     with _history(config) as history:
         if late:
             from eagleray.jobs.run.late_dates import plan_late
@@ -46,10 +54,10 @@ def run_jobs(
             plan = plan_late(config, project, selection, history)
             if not plan.nodes:
                 print("no date has late events")
-                return 0
+                return left_out
         else:
             plan = plan_day(project, selection, _date("--date", day), SystemClock(), config.jobs.timezone)
-        return _run(config, history, plan, "late" if late else "run", resume, parallel, address)
+        return _run(config, history, plan, "late" if late else "run", resume, parallel, address) or left_out
 
 
 def backfill_job(
@@ -62,14 +70,22 @@ def backfill_job(
     downstream: bool,
     resume: bool | None,
     address: str | None,
+    var: Sequence[str] | None = None,
 ) -> int:
     """Run a job for every date from `first` to `last`; returns the exit code."""
     begin, end = _date("--from", first), _date("--to", last)
     assert begin and end
-    project = load_project(config)
+    project = read_project(config, given(var or ()))
     plan = plan_days(project, Selection((name,), downstream=downstream), begin, end, config.jobs.timezone)
     with _history(config) as history:
         return _run(config, history, plan, "backfill", resume, parallel, address)
+
+
+def _left_out(project: Project, selection: Selection) -> int:
+    """Say which files are broken; the exit code where the selection is of all jobs, and so of theirs: 2."""
+    for one in project.broken:
+        print(f"left out: {one.error}", file=sys.stderr)
+    return 2 if project.broken and not selection.names else 0
 
 
 def _run(
@@ -86,12 +102,18 @@ def _run(
         print(f"nothing to resume: run {resumes} did everything")
         return 0
     jobs = [node.job for node in plan.nodes if node.key not in plan.done]
+    tracing.start("eagleray job run")
     try:
-        with open_workers(config, jobs, address) as workers, _signals(), progress(len(plan.nodes)) as watch:
-            runner = Runner(history, workers, config.jobs_dir / "logs", watch, parallel)
+        with (
+            _courier(config, history) as courier,
+            open_workers(config, jobs, address) as workers,
+            _signals(),
+            progress(len(plan.nodes)) as watch,
+        ):
+            runner = Runner(history, workers, config.jobs_dir / "logs", watch, parallel, courier)
             result = runner.run(plan, kind, resumes)
     except (Interrupted, KeyboardInterrupt):
-        print("interrupted; the same command goes on from there", file=sys.stderr)
+        print("interrupted; the same command resumes from there", file=sys.stderr)
         return 1
     _say(result)
     return 1 if result.failed else 0
@@ -116,16 +138,19 @@ def _say(result: Result) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in sorted(result.board.counts().items(), reverse=True))
     print(f"run {result.run}: {counts}")
     if result.failed:
-        print(f"see `eagleray job logs {result.run}`; the same command goes on from what failed", file=sys.stderr)
+        print(f"see `eagleray job logs {result.run}`; the same command resumes with what failed", file=sys.stderr)
 
 
 def _date(option: str, text: str | None) -> date | None:
     if text is None:
         return None
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
-        raise ConfigError(option, f"expected a date such as 2015-09-12, found {text!r}") from None
+        day = date.min
+    if not date.min + _MARGIN <= day <= date.max - _MARGIN:  # its period ends a day later, in any time zone
+        raise ConfigError(option, f"expected a date such as 2015-09-12, found {text!r}")
+    return day
 
 
 @contextmanager
@@ -136,6 +161,16 @@ def _history(config: Config) -> Iterator[History]:
         yield history
     finally:
         history.close()
+
+
+@contextmanager
+def _courier(config: Config, history: History) -> Iterator[Courier]:
+    """Tells of what the run does; at its end what is due goes out, for some seconds at most."""
+    courier = Courier(config, Outbox(history.engine, config.jobs), history.clock)
+    try:
+        yield courier
+    finally:
+        courier.close()
 
 
 @contextmanager

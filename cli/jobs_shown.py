@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.engine import Engine
 
+from eagleray.cli.terminal_table import print_table
 from eagleray.cluster.clock import SystemClock, iso
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError, QueryRejected
 from eagleray.cluster.quantities import format_duration
 from eagleray.jobs.model import Job
-from eagleray.jobs.project.load import load_project
+from eagleray.jobs.notify.outbox import Message, late_periods, undelivered
+from eagleray.jobs.project.load import read_project
 from eagleray.jobs.run import reports
 from eagleray.jobs.run.history import History
 from eagleray.jobs.run.runner import log_name
 from eagleray.jobs.run.selection import known
+from eagleray.jobs.schedule import pauses
 from eagleray.jobs.schedule.ticks import ticks
 
-LINE = 140
 RUNS_SHOWN = 5
 _HIDDEN = ("run", "fingerprint")
 
 
 def list_jobs(config: Config, form: str) -> None:
     """Every job in the order in which they run."""
-    project = load_project(config)
+    project = read_project(config)
     with _history(config) as engine:
         last = reports.latest_states(engine, project.jobs)
+        paused = pauses.paused(engine)
     now = datetime.fromtimestamp(SystemClock().now_us() / 1e6, UTC)
     rows = []
     for name in project.graph.order():
@@ -45,11 +48,30 @@ def list_jobs(config: Config, form: str) -> None:
                 "engine": job.engine,
                 "needs": ", ".join(sorted(project.graph.needs(name))),
                 "schedule": f"{job.schedule.cron} {job.schedule.timezone}" if job.schedule else "",
-                "next": iso(int(next(ticks(job.schedule, now)).at.timestamp() * 1e6)) if job.schedule else "",
+                "next": _next(job, now, paused),
                 "last": f"{node['state']} {node['period']}" if node else "never ran",
             }
         )
-    _print(rows, form, "no jobs; see docs/jobs.md")
+    names = rows[0] if rows else ("job",)
+    for one in project.broken:
+        where = str(one.file.relative_to(config.jobs_folder))
+        rows.append({**dict.fromkeys(names, ""), "job": where, "broken": str(one.error)})
+    rows = [{**row, "broken": row.get("broken", "")} for row in rows] if project.broken else rows
+    _print(rows, form, "no jobs; `eagleray docs jobs` shows how to write one")
+
+
+def _next(job: Job, now: datetime, paused: Collection[str]) -> str:
+    if job.schedule is None:
+        return ""
+    return "paused" if job.name in paused else iso(int(next(ticks(job.schedule, now)).at.timestamp() * 1e6))
+
+
+def _untold(messages: Iterable[Message]) -> None:
+    """Say which messages did not arrive, on stderr."""
+    for one in messages:
+        state = "was not told" if one.state == "failed" else f"could not be told yet ({one.attempts} tries)"
+        about = f"{one.job}@{one.period} {one.event}"
+        print(f"{one.target} {state}: {about}: {one.error}", file=sys.stderr)
 
 
 def show_status(config: Config, run_id: str | None, limit: int, form: str) -> None:
@@ -58,15 +80,20 @@ def show_status(config: Config, run_id: str | None, limit: int, form: str) -> No
         if run_id is None:
             rows = [_run_row(run) for run in reports.newest_runs(engine, limit)]
             _print(rows, form, "no job has run yet")
+            _untold(undelivered(engine))
             return
         run = _find(engine, run_id)
         nodes = reports.nodes_of(engine, run["id"])
         tries = reports.attempts_of(engine, run["id"])
+        untold = undelivered(engine, run["id"])
     if form == "json":
         shown = {name: value for name, value in run.items() if name not in ("owner", "seen_us")}
         nodes = [{name: value for name, value in node.items() if name not in _HIDDEN} for node in nodes]
         tries = [{name: value for name, value in attempt.items() if name != "run"} for attempt in tries]
-        print(json.dumps({**shown, "jobs": nodes, "attempts": tries}, indent=2))
+        left = [
+            {"target": m.target, "event": m.event, "job": m.job, "state": m.state, "error": m.error} for m in untold
+        ]
+        print(json.dumps({**shown, "jobs": nodes, "attempts": tries, "undelivered": left}, indent=2))
         return
     print(f"run {run['id']} ({run['kind']}) of {run['what']} for {run['date']}: {run['state']}")
     if run["resumes"]:
@@ -75,6 +102,7 @@ def show_status(config: Config, run_id: str | None, limit: int, form: str) -> No
     for node in nodes:
         if node["state"] == "failed":
             print(f"\n{node['job']}@{node['period']}, attempt {node['attempts']}: {node['reason']}")
+    _untold(untold)
 
 
 def show_logs(config: Config, run_id: str | None, name: str | None) -> None:
@@ -97,13 +125,19 @@ def show_logs(config: Config, run_id: str | None, name: str | None) -> None:
 
 def show_job(config: Config, name: str) -> None:
     """All about one job."""
-    project = load_project(config)
-    job = known(project.jobs, name)
+    project = read_project(config)
+    job = known(project, name)
     for label, value in _facts(job, project.graph.needs(name), project.graph.feeds(name)):
         if value:
             print(f"{label + ':':<13} {value}")
     with _history(config) as engine:
         rows = [_node_row(node) | {"run": node["run"]} for node in reports.newest_of_job(engine, name, RUNS_SHOWN)]
+        since_us = pauses.paused(engine).get(name)
+        late = late_periods(engine, name)
+    if since_us is not None:
+        print(f"{'paused:':<13} since {iso(since_us)}; `eagleray job resume {name}` starts it again")
+    if late:
+        print(f"{'late for:':<13} {', '.join(one.period for one in late)}")
     _print(rows, "table", "never ran")
 
 
@@ -112,7 +146,7 @@ def show_rejected(config: Config, name: str, limit: int) -> None:
     from eagleray.cli.query_result import write
     from eagleray.sql.query import Sql
 
-    job = known(load_project(config).jobs, name)
+    job = known(read_project(config), name)
     with _history(config) as engine:
         failed = [node for node in reports.newest_of_job(engine, name, RUNS_SHOWN) if node["state"] == "failed"]
         found = reports.checks_of(engine, failed[0]["run"]) if failed else []
@@ -153,6 +187,10 @@ def _facts(job: Job, needs: Iterable[str], feeds: Iterable[str]) -> Iterator[tup
         now = datetime.fromtimestamp(SystemClock().now_us() / 1e6, UTC)
         tick = next(ticks(job.schedule, now))
         yield "schedule", f"{job.schedule.cron} {job.schedule.timezone}"
+        if job.schedule.calendar:
+            yield "calendar", job.schedule.calendar.name
+        yield "waits for", ", ".join(f"{one.kind} {one.what}" for one in job.schedule.waits)
+        yield "done within", format_duration(job.schedule.sla_us) if job.schedule.sla_us else ""
         yield "next run", f"{tick.at:%Y-%m-%d %H:%M}Z for {tick.period.label}"
 
 
@@ -202,19 +240,14 @@ def _print(rows: Sequence[Mapping[str, str]], form: str, nothing: str) -> None:
     if not rows:
         print(nothing)
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(LINE, sum(max(len(v) for v in (n, *(r[n] for r in rows))) + 3 for n in rows[0])))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="right" if name in ("rows", "took", "attempts") else "left")
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table, markup=False)
+    print_table(
+        list(rows[0]),
+        [list(row.values()) for row in rows],
+        sys.stdout,
+        right=("rows", "took", "attempts"),
+        whole=("run", "job", "period"),
+        first_to_go=("engine", "mode", "needs", "kind", "output", "started", "date"),
+    )
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eagleray.cluster.api_keys import ApiKey, KeyStore, check_scope
+from eagleray.cluster.api_keys import ApiKey, KeyStore, check_scope, open_keys
 from eagleray.cluster.clock import SystemClock, iso
 from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.near_names import instead
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,14 +21,28 @@ CONFIG_FILE = Path("eagleray.yaml")
 
 
 def _store(config: Config) -> KeyStore:
-    return KeyStore(config.keys_file, SystemClock())
+    return open_keys(config, SystemClock())
+
+
+def _outputs(config: Config) -> set[str]:
+    """The namespaces that jobs of the project write to, or once wrote to; raises ConfigError."""
+    from eagleray.cluster.lake.pin import open_snapshots
+    from eagleray.jobs.project.load import load_project
+
+    declared = (job.output for job in load_project(config).jobs.values())
+    return {table.partition(".")[0] for table in (*declared, *open_snapshots(config).names())}
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is called, and the `source` of its events.")],
+    name: Annotated[str, typer.Argument(help="The key's name, which is also the `source` of its events.")],
     scope: Annotated[
-        list[str], typer.Option("--scope", "-s", help="write:STREAM, write:*, read or admin; repeatable.")
+        list[str],
+        typer.Option(
+            "--scope",
+            "-s",
+            help="write:STREAM, write:*, read, read:NAMESPACE, dead_letters, dead_letters:STREAM or admin; repeatable.",
+        ),
     ],
     rate: Annotated[float | None, typer.Option(help="Events per second; default: no limit.")] = None,
     config_file: ConfigFile = CONFIG_FILE,
@@ -34,7 +50,7 @@ def create(
     """Make a key and print it, the only time it can be seen."""
     config = load_config(config_file)
     try:
-        scopes = [check_scope(text, config.streams) for text in scope]
+        scopes = [check_scope(text, config.streams, lambda: _outputs(config)) for text in scope]
         key = _store(config).create(name, scopes, rate)
     except ValueError as error:
         raise ConfigError("keys create", str(error)) from None
@@ -44,11 +60,12 @@ def create(
 @app.command("list")
 def list_(config_file: ConfigFile = CONFIG_FILE) -> None:
     """List keys: name, scopes, rate, when made and when revoked."""
-    rows = [("NAME", "SCOPES", "RATE", "CREATED", "REVOKED")]
-    rows += [_columns(key) for key in _store(load_config(config_file)).keys()]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    from eagleray.cli.terminal_table import print_table
+
+    rows = [_columns(key) for key in _store(load_config(config_file)).keys()]
+    names = ("NAME", "SCOPES", "RATE", "CREATED", "REVOKED")
+    all_with = "a wider terminal, or `| cat`, shows all"
+    print_table(names, rows, sys.stdout, whole=("NAME",), first_to_go=("CREATED", "RATE"), all_with=all_with)
 
 
 def _columns(key: ApiKey) -> tuple[str, str, str, str, str]:
@@ -61,4 +78,5 @@ def _columns(key: ApiKey) -> tuple[str, str, str, str, str]:
 def revoke(name: Annotated[str, typer.Argument(help="The key's name.")], config_file: ConfigFile = CONFIG_FILE) -> None:
     """Revoke a key; it stops working within a second."""
     if not _store(load_config(config_file)).revoke(name):
-        raise ConfigError("keys revoke", f"no active key is called {name!r}; see `eagleray keys list`")
+        there = (key.name for key in _store(load_config(config_file)).keys() if key.revoked_us is None)
+        raise ConfigError("keys revoke", f"no active key is called {name!r}{instead(name, there)}")

@@ -15,6 +15,14 @@ Key = Annotated[
     str | None,
     typer.Option(envvar="EAGLERAY_API_KEY", help="API key; default: the project's data/owner.key.", show_default=False),
 ]
+Ca = Annotated[
+    Path | None,
+    typer.Option("--ca", envvar="EAGLERAY_CA", help="Authorities (PEM) to trust at https; default: the system's."),
+]
+Cert = Annotated[
+    Path | None,
+    typer.Option("--cert", envvar="EAGLERAY_CERT", help="Client certificate to show, with its key (one PEM file)."),
+]
 DEFAULT_CONFIG = Path("eagleray.yaml")
 InsecureRay = Annotated[
     bool,

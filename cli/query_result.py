@@ -6,13 +6,13 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
+from eagleray.cli.terminal_table import print_table
 from eagleray.sql.answer import as_json, as_records
 from eagleray.sql.engine import Answer
 
 TABLE_ROWS_MAX = 1000  # more is not read by anyone, and slow to lay out
-_WIDTH_MAX = 10_000  # where the output is no terminal, nothing is cut off
 _QUOTED = frozenset('",\r\n')
 _NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)")
 
@@ -48,27 +48,18 @@ def _csv_field(value: object) -> str:
 
 
 def _write_table(answer: Answer, out: TextIO) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     if answer.types == ("VARCHAR", "VARCHAR") and answer.table.column_names == ["explain_key", "explain_value"]:
         out.write("".join(answer.table.column(1).to_pylist()))
         return
     shown = Answer(answer.table.slice(0, TABLE_ROWS_MAX), answer.types)
     result = as_json(shown)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in result["columns"]:
-        justify: Literal["left", "right"] = "right" if _NUMBER.fullmatch(column["type"]) else "left"
-        table.add_column(Text(column["name"]), justify=justify, no_wrap=True, overflow="ellipsis")
-    for row in result["rows"]:
-        table.add_row(*(_cell(v, kind) for v, kind in zip(row, answer.types, strict=True)))
-    console = Console(file=out, width=None if out.isatty() else _WIDTH_MAX)
-    console.print(table, highlight=False)
+    names = [column["name"] for column in result["columns"]]
+    numbers = [column["name"] for column in result["columns"] if _NUMBER.fullmatch(column["type"])]
+    rows = [[_cell(v, kind) for v, kind in zip(row, answer.types, strict=True)] for row in result["rows"]]
+    print_table(names, rows, out, right=numbers, all_with="--format csv shows all")
     count, more = answer.table.num_rows, answer.table.num_rows - len(result["rows"])
     note = f"; {more} not shown: --format csv prints all" if more else ""
-    console.print(f"{count} row{'' if count == 1 else 's'}{note}", style="dim", highlight=False)
+    out.write(f"{count} row{'' if count == 1 else 's'}{note}\n")
 
 
 def _cell(value: object, kind: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, Key, Url
+from eagleray.cli.options import DEFAULT_CONFIG, Ca, Cert, ConfigFile, Key, Url
 from eagleray.cluster.client.target import connect
 from eagleray.cluster.errors import ConfigError
 
@@ -17,6 +17,8 @@ def scale(
     pool: Annotated[str, typer.Argument(metavar="POOL=N", help="validate, window or writer, and how many workers.")],
     url: Url = None,
     key: Key = None,
+    ca: Ca = None,
+    cert: Cert = None,
     config_file: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Set the size of a pool until the next `up`; events in flight lose nothing. Needs a key with scope admin."""
@@ -25,6 +27,6 @@ def scale(
         raise ConfigError(
             "scale", f"expected POOL=N with POOL one of {', '.join(POOLS)} and N at least 1, not {pool!r}"
         )
-    with connect(url, key, config_file) as client:
+    with connect(url, key, config_file, ca, cert) as client:
         answer = client.post(f"/v1/admin/pools/{name}", {"size": int(number)})
     print(f"{name}: {answer.get('size', number)} workers")

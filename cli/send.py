@@ -11,9 +11,10 @@ from typing import Annotated, BinaryIO
 import typer
 
 from eagleray.cli.batches import BLOCK, Batch, Form, read_batches
-from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, Key, Url
+from eagleray.cli.completion import streams
+from eagleray.cli.options import DEFAULT_CONFIG, Ca, Cert, ConfigFile, Key, Url
 from eagleray.cli.sender import Account, Sender
-from eagleray.cluster.client.http import Client, Retries
+from eagleray.cluster.client.http import Retries
 from eagleray.cluster.client.target import find_target
 from eagleray.cluster.errors import ConfigError
 
@@ -23,9 +24,14 @@ PACES_PER_S = 10  # with --rate, batches are small enough for this many a second
 
 def send(
     file: Annotated[str, typer.Argument(help="NDJSON or JSON, plain, gzip or zstd; `-` is standard input.")],
-    stream: Annotated[str, typer.Option("--stream", "-s", help="The stream that takes the events.")],
+    stream: Annotated[
+        str,
+        typer.Option("--stream", "-s", help="The stream that takes the events.", autocompletion=streams),
+    ],
     url: Url = None,
     key: Key = None,
+    ca: Ca = None,
+    cert: Cert = None,
     config_file: ConfigFile = DEFAULT_CONFIG,
     form: Annotated[Form, typer.Option("--format", help="What FILE holds; `auto` looks at its beginning.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Events of one request, at most.")] = 5000,
@@ -36,11 +42,9 @@ def send(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Send events; exits 1 if any could not be sent (rejected ones are in the dead letters, and count as sent)."""
-    target = find_target(url, key, config_file)
-    with _opened(file) as (source, total), _progress(source, total, quiet) as advance:
-        sender = Sender(
-            lambda: Client(target.url, target.key, timeout), stream, in_flight, rate, Retries(retries), advance
-        )
+    target = find_target(url, key, config_file, ca, cert)
+    with opened(file) as (source, total), _progress(source, total, quiet) as advance:
+        sender = Sender(lambda: target.client(timeout), stream, in_flight, rate, Retries(retries), advance)
         with sender.connect() as client:
             client.request("GET", "/livez")  # a wrong address is told at once, not after ten retries
         events_max = max(1, min(batch, int(rate / PACES_PER_S))) if rate else batch
@@ -51,7 +55,8 @@ def send(
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The bytes of `file` (`-`: standard input), and how many there are, where that is known; raises ConfigError."""
     if file == "-":
         yield sys.stdin.buffer, None
         return

@@ -95,7 +95,7 @@ class Sender:
                 queue.put((number, batch))
                 events += len(batch.places)
         except UnreadableInput as error:
-            account.failures.append(f"the input {error}; events before were sent")
+            account.failures.append(f"the input {error}; the events before it were sent")
 
     def _work(
         self,

@@ -35,10 +35,10 @@ def sql(
     data: Annotated[Path | None, typer.Option(help="Overrides data_dir.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds; default: edge.query_timeout_s.", min=0.001)] = None,
 ) -> None:
-    """Ask the tables, read-only. Tables are called stream.table, such as wiki_edits.events; SHOW TABLES lists them."""
+    """Query the tables, read-only. Tables are called stream.table, such as plays.events; SHOW TABLES lists them."""
     from eagleray.cli.query_result import write
     from eagleray.cluster.config import load_config
-    from eagleray.sql.limits import last_resort, limit_memory
+    from eagleray.sql.limits import last_resort, limited_memory
     from eagleray.sql.query import Sql
 
     config = load_config(config_file, data_dir=data)
@@ -50,8 +50,7 @@ def sql(
         print(f"eagleray: the query was stopped after its time limit of {timeout_s:g} s", file=sys.stderr)
 
     with tempfile.TemporaryDirectory(prefix="eagleray-") as temp, Sql(config, temp_dir=Path(temp)) as lake:
-        limit_memory(config.lake.query_memory_max)
-        with last_resort(timeout_s, overdue):
+        with limited_memory(config.lake.query_memory_max), last_resort(timeout_s, overdue):
             answer = lake.query(text, timeout_s)
     try:
         write(answer, form.value, sys.stdout)

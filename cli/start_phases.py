@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 
 from eagleray.cluster.clock import SystemClock
+from eagleray.cluster.descendants import start_ticks
 
 
 class Phases:
@@ -15,12 +15,14 @@ class Phases:
 
     def __init__(self) -> None:
         """No phase yet."""
+        self.quiet = False  # only what goes wrong is said
         self._rows: list[tuple[str, float]] = [("Python", 0.0)]
 
     def begin(self, phase: str) -> None:
         """The phase before is over; say what is done now."""
         self._rows.append((phase, _age_s()))
-        self.say(phase)
+        if not self.quiet:
+            self.say(phase)
 
     def say(self, text: str) -> None:
         """A line on stderr."""
@@ -39,5 +41,4 @@ class Phases:
 
 
 def _age_s() -> float:
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks() / os.sysconf("SC_CLK_TCK")

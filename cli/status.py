@@ -3,43 +3,58 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile, Key, Url
+from eagleray.cli.options import DEFAULT_CONFIG, Ca, Cert, ConfigFile, Key, Url
+from eagleray.cli.terminal_table import print_table
 from eagleray.cluster.client.target import connect
 from eagleray.cluster.clock import Clock, SystemClock, iso
-
-LINE = 120
+from eagleray.cluster.log.lineage import EPOCH_OFFSETS
+from eagleray.cluster.telemetry.metrics import parse_sample
 
 
 def status(
     url: Url = None,
     key: Key = None,
+    ca: Ca = None,
+    cert: Cert = None,
     config_file: ConfigFile = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="The answer of /v1/status as it is.")] = False,
 ) -> None:
     """Show pools, streams and tables of a running platform. Needs a key with scope read."""
-    with connect(url, key, config_file) as client:
+    with connect(url, key, config_file, ca, cert) as client:
         found = client.get("/v1/status")
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LINE)  # a file or a pipe has no width of its own
-    console.print(f"[bold]{client.url}[/]")
+    print(client.url)
     for title, rows in {
+        "nodes": node_rows(found),
         "pools": pool_rows(found),
         "streams": stream_rows(found),
         "tables": table_rows(found, SystemClock()),
+        "broken files of jobs/ (see `eagleray job list`)": broken_rows(found),
     }.items():
-        _show(console, title, rows)
+        _show(title, rows)
+
+
+def node_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row per node of a cluster: what it is for, where its edge is, how many workers answer there."""
+    return [
+        {
+            "node": str(node.get("node")),
+            "role": str(node.get("role") or "any"),
+            "edge": str(node.get("url") or "-"),
+            "workers": str(len(node.get("workers", []))),
+            "state": "draining" if node.get("draining") else "in use" if node.get("workers") else "empty",
+        }
+        for node in found.get("nodes", [])
+    ]
 
 
 def pool_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -60,7 +75,7 @@ def pool_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def stream_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row per stream: records in the log, how far each consumer is behind, the lowest watermark."""
+    """One row per stream: records that its log has taken, how far each consumer is behind, the lowest watermark."""
     streams: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for partition in found.get("partitions", []):
         streams[str(partition.get("stream"))].append(partition)
@@ -72,13 +87,20 @@ def stream_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
             {
                 "stream": stream,
                 "partitions": str(len(partitions)),
-                "log records": f"{sum(partition.get('end', 0) for partition in partitions):,}",
+                "log records": _records(partitions),
                 "writer lag": _lag(partitions, "writer"),
                 "window lag": _lag(partitions, "window"),
                 "watermark": iso(min(marks)) if marks else "-",
             }
         )
     return rows
+
+
+def _records(partitions: list[Mapping[str, Any]]) -> str:
+    """How many records the log has taken in this epoch; or the code of what is wrong with it."""
+    if problem := next((one["problem"]["code"] for one in partitions if one.get("problem")), None):
+        return str(problem)
+    return f"{sum(one.get('end', 0) % EPOCH_OFFSETS for one in partitions):,}"
 
 
 def _lag(partitions: list[Mapping[str, Any]], consumer: str) -> str:
@@ -101,16 +123,16 @@ def table_rows(found: Mapping[str, Any], clock: Clock) -> list[dict[str, str]]:
     ]
 
 
-def _show(console: Any, title: str, rows: list[dict[str, str]]) -> None:
-    from rich import box
-    from rich.table import Table
+def broken_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row per file that the scheduler leaves out."""
+    keys = {key for samples in found.get("workers", {}).values() for key in samples}
+    named = (labels["file"] for name, labels in map(parse_sample, keys) if name == "job_files_broken")
+    return [{"file": file} for file in sorted(named)]
 
-    if not rows:
-        return
-    console.print(f"\n[bold cyan]{title}[/]")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for index, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+
+def _show(title: str, rows: list[dict[str, str]]) -> None:
+    if rows:
+        print(f"\n{title}")
+        names = list(rows[0])
+        cells = [list(row.values()) for row in rows]
+        print_table(names, cells, sys.stdout, right=names[1:], whole=names[:1], all_with="--json shows all")

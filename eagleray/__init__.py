@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eagleray.jobs.dataset import Connection, Dataset, connect, dataset
+    from eagleray.jobs.dataset import Connection, Dataset, connect, dataset, query
     from eagleray.jobs.period import Period
     from eagleray.jobs.project.declare import job, table
 
-__all__ = ["Connection", "Dataset", "Period", "__version__", "connect", "dataset", "job", "table"]
+__all__ = ["Connection", "Dataset", "Period", "__version__", "connect", "dataset", "job", "query", "table"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -20,6 +20,7 @@ _HOMES = {
     "Period": "eagleray.jobs.period",
     "connect": "eagleray.jobs.dataset",
     "dataset": "eagleray.jobs.dataset",
+    "query": "eagleray.jobs.dataset",
     "job": "eagleray.jobs.project.declare",
     "table": "eagleray.jobs.project.declare",
 }

@@ -52,7 +52,7 @@ def demo(
         load = Load(url, key, seed)
         with _bar(console, seconds) as advance:
             load.stream(seconds, rate, advance)
-        with console.status("waiting until every accepted event can be asked for"), Client(url, key) as client:
+        with console.status("waiting until every accepted event is in its table"), Client(url, key) as client:
             counts = _settled(client, load)
             exact = report(console, client, load, counts, config_file)
     if not exact:

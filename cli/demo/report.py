@@ -38,7 +38,9 @@ FROM service_calls.health LEFT JOIN again ON epoch_ms(window_start) = start_ms A
 def report(console: Console, client: Client, load: Load, counts: dict[str, int], config_file: Path) -> bool:
     """Print everything; `counts` are the rows of the `events` tables. True if all of it is exact."""
     rate = load.acked / load.seconds
-    console.print(f"[green]✓[/] {load.acked:,} events in {load.seconds:.0f} s, {rate:,.0f} a second, each one answered")
+    console.print(
+        f"[green]✓[/] {load.acked:,} events in {load.seconds:.0f} s, {rate:,.0f} a second, each with its verdict"
+    )
     exact = _accounts(console, client, load, counts)
     _health(console, client)
     for title, sql in (("a window's table, in SQL", REVENUE), ("the events themselves, in SQL", DEVICES)):
@@ -119,7 +121,7 @@ def _waits(console: Console, load: Load) -> None:
         {"what": "sent → acked on disk", **_quantiles([seconds * 1e3 for seconds in load.latencies_s], "ms")},
         {"what": "sent → seen by SQL", **_quantiles(load.freshness_s, "s")},
     ]
-    _table(console, "waits, measured by this client", rows)
+    _table(console, "delays, measured by this client", rows)
 
 
 def _quantiles(values: Sequence[float], unit: str) -> dict[str, str]:
@@ -142,8 +144,8 @@ def _verdict(console: Console, client: Client, exact: bool) -> bool:
 def _next(console: Console, config_file: Path) -> None:
     console.print("\n[bold]Next[/]")
     for command, what in (
-        (f"eagleray sql -c {config_file} 'SHOW TABLES'", "the tables stay: ask them"),
-        (f"eagleray up -c {config_file}", "the same platform again, where it left off"),
+        (f"eagleray sql -c {config_file} 'SHOW TABLES'", "query the tables, which stay"),
+        (f"eagleray up -c {config_file}", "start the same platform again"),
         ("eagleray init my-project", "a project of your own"),
         ("docs/ARCHITECTURE.md", "how it works"),
     ):
