@@ -21,10 +21,11 @@ from typing import Any
 
 from eagleray.actors.validate.records import Records
 from eagleray.cluster.clock import SystemClock
-from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.config import Config
 from eagleray.cluster.events.judge import Judge
 from eagleray.cluster.events.stream import load_streams
 from eagleray.cluster.events.verdict import Submission
+from eagleray.cluster.sections import EdgeConfig, StreamConfig
 
 ROUNDS, ROUND_S = 7, 0.4
 TEXT = {"type": "string"}

@@ -24,6 +24,7 @@ from eagleray.cluster.log.dedup.deduplicator import Deduplicator
 from eagleray.cluster.log.embedded import EmbeddedLog
 from eagleray.cluster.log.protocol import Entry, Kind
 from eagleray.cluster.log.record import decode_batches, encode_batch
+from eagleray.cluster.state.files import FilesPlace
 
 PARTS = ("append", "record", "dedup")
 SCHEMA = pa.schema(
@@ -148,8 +149,8 @@ def dedup(scratch: Path, arguments: argparse.Namespace) -> None:
     random = np.random.default_rng(0)
     for size in (20_000, 5_000, 500, 10, 1):
         batches = min(arguments.ids // size, 20_000)
-        subject, directory = Deduplicator(3_600_000_000), scratch / str(size)
-        subject.restore(directory, 0)
+        subject, place = Deduplicator(3_600_000_000), FilesPlace(scratch / str(size), "ids")
+        subject.restore(place, 0)
         spent = saving = slowest = 0.0
         for offset in range(batches):
             ids = random.integers(0, 1 << 64, (size, 2), np.uint64)
@@ -159,14 +160,14 @@ def dedup(scratch: Path, arguments: argparse.Namespace) -> None:
             spent, slowest = spent + taken, max(slowest, taken)
             if offset % 100 == 99:
                 start = time.perf_counter()
-                subject.save(directory, offset + 1)
+                subject.save(place, offset + 1)
                 saving += time.perf_counter() - start
-        subject.save(directory, batches)
+        subject.save(place, batches)
         each, memory = 1e6 / (size * batches), subject.memory_bytes >> 20
         subject.close()
         successor = Deduplicator(3_600_000_000)
         start = time.perf_counter()
-        successor.restore(directory, batches)
+        successor.restore(place, batches)
         restoring = time.perf_counter() - start
         successor.close()
         print(

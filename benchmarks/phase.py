@@ -28,12 +28,13 @@ def plan(service: Service, **settings: Any) -> Plan:
     if _begun > PHASES_MAX:
         raise RuntimeError(f"more than {PHASES_MAX} phases: numbers of ten digits are used up")
     run = f"{os.getpid() % 4096:03x}{_begun}"
-    return replace(Plan(service.url, "plays", run=run, first_seq=_begun * FIRST_SEQ), **settings)
+    return replace(Plan(service.url, "plays", run=run, first_seq=_begun * FIRST_SEQ, key=service.key), **settings)
 
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The script's own options and those that all have."""
     parser.add_argument("--url", help="a running platform of benchmarks/game; default: one is started and stopped")
+    parser.add_argument("--key-file", type=Path, help="with --url: the file of a key that may write `plays`")
     parser.add_argument("--out", type=Path, default=OUT, help="where results.json and latency.png go")
     return parser.parse_args()
 
@@ -41,7 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def run(args: argparse.Namespace, measure: Callable[[Service], list[Report]]) -> None:
     """Start or find the platform, measure, stop it, print and write; exits 1 where a promise is missed."""
     with tempfile.TemporaryDirectory(prefix="eagleray-bench-") as directory:
-        service = Service(args.url) if args.url else Service.start(Path(directory) / "project")
+        key = args.key_file.read_text().strip() if args.key_file else None
+        service = Service(args.url, key=key) if args.url else Service.start(Path(directory) / "project")
         try:
             reports = measure(service)
         finally:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -26,25 +27,35 @@ Columns = dict[str, NDArray[Any]]
 class Service:
     """A platform that can be asked. `process` is set where it is ours to stop."""
 
-    def __init__(self, url: str, process: subprocess.Popen[str] | None = None) -> None:
-        """Use `start` or give the URL of one that runs."""
+    def __init__(
+        self, url: str, process: subprocess.Popen[str] | None = None, data: Path | None = None, key: str | None = None
+    ) -> None:
+        """Use `start` or give the URL of one that runs; `data` is its data directory, where known, `key` an API key."""
         self.url = url
+        self.key = key
         self.process = process
+        self.data = data
 
     @classmethod
-    def start(cls, directory: Path) -> Service:
-        """Run `eagleray up` over a fresh copy of game/; waits until it is ready."""
+    def start(cls, directory: Path, environ: Mapping[str, str] = {}) -> Service:
+        """Run `eagleray up` over a fresh copy of game/, with `environ` besides; waits until it is ready."""
         shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(HERE / "game", directory)
         command = [str(Path(sys.executable).parent / "eagleray"), "up", "-c", str(directory / "eagleray.yaml")]
         with (directory / "up.stderr").open("w") as errors:
-            process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, stderr=errors, text=True)
+            process = subprocess.Popen(
+                [*command, "--port", "0"],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, **environ},
+            )
         assert process.stdout
         line = process.stdout.readline()
         if not line.startswith("ready "):
             process.wait()
             raise SystemExit(f"`eagleray up` did not start:\n{(directory / 'up.stderr').read_text()[-4000:]}")
-        return cls(line.split()[1], process)
+        return cls(line.split()[1], process, directory / "data")
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code after the drain."""
@@ -57,7 +68,8 @@ class Service:
         place = urlsplit(self.url)
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
         with contextlib.closing(connection):
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            headers = {"Content-Type": "application/json"} if body else {}
+            connection.request(method, path, body, headers | ({"X-API-Key": self.key} if self.key else {}))
             response = connection.getresponse()
             answer = response.read()
         if response.status != 200:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from eagleray.actors.window.state import WindowState
-from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.sections import WindowConfig
 from eagleray.cluster.windowing.definition import WindowSpec, parse_window
 from eagleray.cluster.windowing.event_columns import Batch
 

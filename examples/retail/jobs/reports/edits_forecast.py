@@ -17,7 +17,13 @@ LAGS = 3  # windows that a prediction looks back
 TRAINED_ON = 0.75  # of the day
 
 
-@job(output="reports.edits_forecast", mode="full", engine="ray", checks=[{"unique": ["channel", "window_start"]}])
+@job(
+    output="reports.edits_forecast",
+    mode="full",
+    engine="ray",
+    columns={"channel": "VARCHAR", "window_start": "TIMESTAMPTZ", "edits": "BIGINT", "predicted": "DOUBLE"},
+    checks=[{"unique": ["channel", "window_start"]}],
+)
 def edits_forecast(
     windows: ray.data.Dataset = table("facts.channel_windows", columns=["channel", "window_start", "edits"]),
 ) -> ray.data.Dataset:
