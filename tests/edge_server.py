@@ -18,7 +18,9 @@ from typing import Any
 import msgspec
 import uvloop
 
+from eagleray.actors.edge.backend_protocol import Body
 from eagleray.actors.edge.server import Edge
+from eagleray.cluster.access import TableAccess
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import QueryFailed, QueryRejected
 from eagleray.cluster.events.verdict import Answer, Reason, Submission
@@ -48,6 +50,7 @@ class MemoryPlatform:
     problems: dict[str, str] = field(default_factory=dict)
     failure: Exception | None = None
     delay_s: float = 0.0
+    window_rows: int = 1
 
     def workers(self) -> int:
         return 2
@@ -79,19 +82,29 @@ class MemoryPlatform:
                 rejected.append((index, "json", "expected an object"))
         return Answer(len(events) - len(rejected), rejected)
 
-    async def windows(self, stream: str, window: str, from_us: int | None, to_us: int | None) -> list[dict[str, Any]]:
+    async def windows(
+        self, stream: str, window: str, from_us: int | None, to_us: int | None, cursor: list[Any] | None, limit: int
+    ) -> tuple[list[dict[str, Any]], list[Any] | None]:
         self.asked.append((stream, window, from_us, to_us))
         self._fail()
-        return [ROW]
+        first = 0 if cursor is None else int(cursor[0])
+        rows = [{**ROW, "n": n} for n in range(3, 3 + self.window_rows)][first : first + limit]
+        return rows, [first + limit] if first + limit < self.window_rows else None
 
-    async def sql(self, query: str, arrow: bool) -> dict[str, Any] | bytes:
+    async def sql(self, query: str, arrow: bool, access: TableAccess) -> Body:
         self.asked.append((query, arrow))
         self._fail()
         if query.startswith("DROP"):
             raise QueryRejected("only SELECT is allowed")
         if query.startswith("SLOW"):
             raise QueryFailed("the query took longer than 30 s")
-        return b"arrow" if arrow else {"columns": [{"name": "n", "type": "BIGINT"}], "rows": [[2**60]]}
+        text = b"arrow" if arrow else b'{"columns":[{"name":"n","type":"BIGINT"}],"rows":[[1152921504606846976]]}'
+        return Body(len(text), text)
+
+    async def event(self, stream: str, event: str, access: TableAccess) -> Body:
+        self.asked.append((stream, event))
+        self._fail()
+        return Body(2, b"{}")
 
     async def status(self) -> dict[str, Any]:
         self._fail()
@@ -130,6 +143,10 @@ class ServedEdge:
         self.platform = platform
         self.port = port
         self._loop = loop
+
+    @property
+    def config(self) -> Config:
+        return self.edge._config
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -195,8 +212,10 @@ def serve(config: Config, platform: MemoryPlatform | None = None, port: int | No
         edge = Edge(config, platform)
         bound = asyncio.run_coroutine_threadsafe(edge.start(port), loop).result(30)
         served = ServedEdge(edge, platform, bound, loop)
-        yield served
-        served.drain()
+        try:
+            yield served
+        finally:
+            served.drain()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-NIGHTLY = 20  # times as many
+NIGHTLY = 60  # times as many
 
 
 def examples(count: int) -> settings:

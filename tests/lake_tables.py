@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from eagleray.cluster.config import Config, StreamConfig
+from eagleray.cluster.config import Config
 from eagleray.cluster.errors import CommitFailed
 from eagleray.cluster.events.field_path import FieldPath
 from eagleray.cluster.events.schema import EventSchema
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.sections import StreamConfig
 from eagleray.cluster.windowing.definition import parse_window
 
 TIME = pa.timestamp("us", "UTC")
