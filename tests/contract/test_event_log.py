@@ -1,4 +1,4 @@
-"""The contract of `EventLog`, over every backend; then what only a log in files can promise."""
+"""The contract of `EventLog`, in memory and in files; then what only a log in files can promise."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from pathlib import Path
 import pytest
 
 from eagleray.cluster.clock import ManualClock
-from eagleray.cluster.config import Config, LogConfig
-from eagleray.cluster.errors import ConfigError, LogCorrupt, LogUnavailable, OffsetOutOfRange
+from eagleray.cluster.config import Config
+from eagleray.cluster.errors import ConfigError, LogCorrupt, LogMismatch, LogUnavailable
 from eagleray.cluster.log import stream_file as streamfile
 from eagleray.cluster.log.backends import open_log
 from eagleray.cluster.log.embedded import EmbeddedLog
 from eagleray.cluster.log.memory import MemoryLog
-from eagleray.cluster.log.protocol import Bounds, Entry, EventLog, Kind
+from eagleray.cluster.log.protocol import Bounds, Epoch, EventLog
+from eagleray.cluster.sections import LogConfig
+from tests.contract.log_contract import MANY, EventLogContract, events, payloads
 
 ROOT = Path(__file__).parents[2]
-MANY = 1 << 40
 
 
 @pytest.fixture
@@ -55,121 +56,8 @@ def embedded(tmp_path: Path, clock: ManualClock) -> Iterator[Callable[..., Embed
         yield open_another
 
 
-def events(partition: int, *payloads: bytes) -> list[Entry]:
-    return [Entry(partition, Kind.EVENTS, 1, payload) for payload in payloads]
-
-
-def payloads(log: EventLog, partition: int = 0, offset: int = 0) -> list[bytes]:
-    return [record.payload for record in log.read("s", partition, offset, MANY)]
-
-
-# -- every backend --------------------------------------------------------------------------------
-
-
-def test_offsets_count_from_zero_without_gaps_in_each_partition(log: EventLog) -> None:
-    assert log.partitions == 4
-    assert log.append("s", events(0, b"a", b"b")) == [0, 1]
-    assert log.append("s", [*events(1, b"x"), *events(0, b"c"), *events(1, b"y")]) == [0, 2, 1]
-    assert log.append("other", events(0, b"z")) == [0]
-    assert payloads(log, 0) == [b"a", b"b", b"c"]
-    assert payloads(log, 1) == [b"x", b"y"]
-
-
-def test_a_record_comes_back_as_it_was_appended(log: EventLog, clock: ManualClock) -> None:
-    log.append("s", [Entry(3, Kind.REJECTS, 7, memoryview(b"\0\xff" * 100_000)), Entry(3, Kind.CONTROL, 0, b"")])
-    first, second = log.read("s", 3, 0, MANY)
-    assert first == (0, Kind.REJECTS, 7, clock.now_us(), b"\0\xff" * 100_000)
-    assert second == (1, Kind.CONTROL, 0, clock.now_us(), b"")
-    assert type(first.kind) is Kind
-    assert type(first.payload) is bytes
-
-
-def test_nothing_to_append_is_nothing_written(log: EventLog) -> None:
-    assert log.append("s", []) == []
-    assert log.bounds("s", 0) == Bounds(0, 0)
-
-
-def test_a_partition_never_written_is_empty(log: EventLog) -> None:
-    assert log.bounds("s", 2) == Bounds(0, 0)
-    assert log.read("s", 2, 0, MANY) == []
-    assert log.trim("s", 2, 10, MANY) == 0
-
-
-def test_a_partition_that_does_not_exist_is_refused_before_anything_is_kept(log: EventLog) -> None:
-    with pytest.raises(ValueError, match="partition 4 of 4"):
-        log.append("s", [*events(0, b"a"), *events(4, b"b")])
-    assert log.bounds("s", 0) == Bounds(0, 0)
-
-
-def test_reading_is_bounded_by_bytes_but_never_stuck(log: EventLog) -> None:
-    log.append("s", events(0, b"x" * 100, b"y" * 100, b"z" * 100))
-    assert [record.offset for record in log.read("s", 0, 0, 1)] == [0]
-    assert [record.offset for record in log.read("s", 0, 0, 250)] == [0, 1]
-    assert [record.offset for record in log.read("s", 0, 1, MANY)] == [1, 2]
-    assert log.read("s", 0, 3, MANY) == []
-
-
-def test_ingestion_time_never_steps_back(log: EventLog, clock: ManualClock) -> None:
-    log.append("s", events(0, b"a"))
-    clock.advance(-500_000)
-    log.append("s", events(0, b"b"))
-    log.trim("s", 0, 2, MANY)
-    log.append("s", events(0, b"c"))
-    clock.advance(600_000)
-    log.append("s", events(0, b"d"))
-    assert [record.ingested_at_us for record in log.read("s", 0, 2, MANY)] == [1_000_000, 1_100_000]
-
-
-def test_trim_needs_both_the_offset_and_the_age(log: EventLog, clock: ManualClock) -> None:
-    for payload in (b"a", b"b", b"c", b"d"):
-        log.append("s", events(0, payload))
-        clock.advance(10)
-    assert log.trim("s", 0, 3, 1_000_010) == 1
-    assert log.trim("s", 0, 2, 1_000_100) == 1
-    assert log.bounds("s", 0) == Bounds(2, 4)
-    assert log.trim("s", 0, 2, 1_000_100) == 0
-    assert payloads(log, offset=2) == [b"c", b"d"]
-
-
-def test_end_never_moves_when_everything_is_trimmed(log: EventLog, clock: ManualClock) -> None:
-    log.append("s", events(0, *(b"%d" % i for i in range(600))))
-    clock.advance(1)
-    assert log.trim("s", 0, 10_000, clock.now_us()) == 600
-    assert log.bounds("s", 0) == Bounds(600, 600)
-    assert log.read("s", 0, 600, MANY) == []
-    assert log.append("s", events(0, b"next")) == [600]
-    assert log.bounds("s", 0) == Bounds(600, 601)
-
-
-def test_trimmed_offsets_and_offsets_never_reached_are_out_of_range(log: EventLog, clock: ManualClock) -> None:
-    log.append("s", events(0, b"a", b"b"))
-    clock.advance(1)
-    log.trim("s", 0, 1, clock.now_us())
-    for offset in (0, 3):
-        with pytest.raises(OffsetOutOfRange):
-            log.read("s", 0, offset, MANY)
-    with pytest.raises(OffsetOutOfRange):
-        log.read("s", 1, 1, MANY)
-
-
-def test_threads_append_together_and_each_gets_its_own_offsets(log: EventLog) -> None:
-    acked: dict[int, bytes] = {}
-
-    def appender(name: int) -> None:
-        for i in range(50):
-            mine = [b"%d-%d-%d" % (name, i, part) for part in range(2)]
-            acked.update(zip(log.append("s", events(0, *mine)), mine, strict=True))
-
-    threads = [threading.Thread(target=appender, args=(name,)) for name in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert log.bounds("s", 0) == Bounds(0, 600)
-    assert payloads(log) == [acked[offset] for offset in range(600)]
-    for name in range(6):
-        mine = [payload for payload in payloads(log) if payload.startswith(b"%d-" % name)]
-        assert mine == [b"%d-%d-%d" % (name, i, part) for i in range(50) for part in range(2)]
+class TestEventLog(EventLogContract):
+    """In memory and in files; in Kafka: tests/backends/test_kafka_log.py."""
 
 
 # -- in files --------------------------------------------------------------------------------
@@ -267,7 +155,7 @@ def test_acked_records_behind_damage_in_the_wal_are_not_lost_in_silence(tmp_path
     for _ in range(2):
         with pytest.raises(LogCorrupt, match="damaged"):
             log.read("s", 0, 0, MANY)
-        with pytest.raises(LogUnavailable, match="damaged"):
+        with pytest.raises(LogCorrupt, match="damaged"):
             log.append("s", events(0, b"x"))
     assert log.append("other", events(0, b"x")) == [0]  # other streams go on
     log.close()
@@ -354,6 +242,55 @@ def test_an_append_that_fails_fails_for_everyone_who_waited_with_it(
     assert log.append("s", events(0, b"c")) == [1]
 
 
+class Ended(BaseException):
+    """What ends a thread, and is no Exception."""
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("odd"), ValueError("odd"), Ended()], ids=repr)
+@pytest.mark.parametrize("where", ["insert", "end"])
+def test_whatever_ends_a_commit_fails_everyone_in_it_and_nothing_of_it_is_stored(
+    embedded: Callable[..., EmbeddedLog], monkeypatch: pytest.MonkeyPatch, failure: BaseException, where: str
+) -> None:
+    log = embedded()
+    log.append("s", events(0, b"a"))
+    file = log._file("s")
+    outcomes: list[object] = []
+
+    def append(payload: bytes) -> None:
+        try:
+            outcomes.append(log.append("s", events(0, payload)))
+        except BaseException as error:
+            outcomes.append(error)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streamfile.database, where, fail)
+        threads = [threading.Thread(target=append, args=(b"lost",)) for _ in range(5)]
+        with file._write_mutex:  # all of them gather behind one that is under way
+            for thread in threads:
+                thread.start()
+            while len(file._waiting) < 5:
+                threading.Event().wait(0.001)
+        for thread in threads:
+            thread.join()
+    assert len(outcomes) == 5
+    assert all(isinstance(outcome, LogUnavailable | Ended) for outcome in outcomes), outcomes
+    assert sum(isinstance(outcome, LogUnavailable) for outcome in outcomes) >= (4 if isinstance(failure, Ended) else 5)
+    assert payloads(log) == [b"a"]
+    assert log.append("s", events(0, b"c")) == [1]
+
+
+def test_an_append_that_lost_its_group_is_never_taken_for_stored(
+    embedded: Callable[..., EmbeddedLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = embedded()
+    monkeypatch.setattr(streamfile.StreamFile, "_group", lambda _: [])
+    with pytest.raises(LogUnavailable, match="did not end"):
+        log.append("s", events(0, b"a"))
+
+
 @pytest.mark.parametrize("column", ["payload", "ingested_at_us", "rows", "kind"])
 def test_an_altered_record_is_corrupt_and_the_ones_before_it_are_not(
     embedded: Callable[..., EmbeddedLog], tmp_path: Path, column: str
@@ -398,7 +335,7 @@ def test_a_file_that_is_no_database_is_corrupt(embedded: Callable[..., EmbeddedL
     (tmp_path / "s" / "records.db").write_bytes(b"not a database, by any means" * 1000)
     with pytest.raises(LogCorrupt):
         log.read("s", 0, 0, MANY)
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogCorrupt, match="log s: append"):
         log.append("s", events(0, b"a"))
 
 
@@ -442,9 +379,34 @@ def test_a_log_of_another_format_is_refused(tmp_path: Path) -> None:
         EmbeddedLog(tmp_path, 4)
 
 
-def test_kafka_is_refused_in_words_for_users() -> None:
-    with pytest.raises(ConfigError, match=r"log.backend: kafka is not supported by this version"):
-        open_log(Config(log=LogConfig(backend="kafka")))
+def test_a_log_that_is_expected_is_never_made_and_another_never_read(tmp_path: Path) -> None:
+    with contextlib.closing(EmbeddedLog(tmp_path, 4, epochs={"s": Epoch("mine")})) as log:
+        for work in (lambda: log.append("s", events(0, b"a")), lambda: log.bounds("s", 0), lambda: log.epoch("s")):
+            with pytest.raises(LogMismatch, match=r"records\.db is gone"):
+                work()
+        log.begin("s", Epoch("another"))
+        log.activate("s")
+        for work in (lambda: log.append("s", events(0, b"a")), lambda: log.read("s", 0, 0, 1)):
+            with pytest.raises(LogMismatch, match="another log"):
+                work()
+        log.begin("s", Epoch("mine"))
+        log.activate("s")
+        assert log.append("s", events(0, b"a")) == [0]
+    kept = [path.name for path in (tmp_path / "s").glob("replaced-*.db")]
+    assert len(kept) == 1
+
+
+def test_a_log_from_before_logs_had_names_is_given_one(tmp_path: Path) -> None:
+    with contextlib.closing(EmbeddedLog(tmp_path, 4)) as log:
+        log.append("s", events(0, b"a"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "records.db")) as old:
+        old.execute("DROP TABLE about")
+    with contextlib.closing(EmbeddedLog(tmp_path, 4)) as log:
+        assert payloads(log) == [b"a"]
+        given = log.epoch("s")
+        assert given is not None and given.log
+    with contextlib.closing(EmbeddedLog(tmp_path, 4, epochs={"s": given})) as log:
+        assert log.append("s", events(0, b"b")) == [1]
 
 
 def test_memory_is_one_log_per_data_directory_in_this_process(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier, Thread
@@ -12,7 +9,7 @@ from threading import Barrier, Thread
 import pytest
 import sqlalchemy as sa
 
-from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.clock import ManualClock, SystemClock
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
 from eagleray.jobs.run import reports
@@ -22,39 +19,22 @@ from eagleray.jobs.run.leases import LEASE_US
 from eagleray.jobs.run.outcome import CheckFailure, Failure, Outcome
 from eagleray.jobs.run.process_identity import surely_dead, this_process
 from eagleray.jobs.run.run_state import Board, Capacity, Progress
+from tests.servers.postgres import missing, postgres_server
 from tests.unit.test_run_state import make_plan
 
 NOW_US = 1_790_000_000_000_000
+HOUR_US = 3_600_000_000
 PLAN = make_plan({"clean": [], "facts": ["clean"]})
-POSTGRES = next((found for found in Path("/usr/lib/postgresql").glob("*/bin") if (found / "initdb").exists()), None)
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a temporary Postgres."""
-    if POSTGRES is None or shutil.which("runuser") is None:
-        pytest.skip("no PostgreSQL binaries here")
     pytest.importorskip("psycopg")
-    home = Path("/tmp") / f"eagleray-postgres-{tmp_path_factory.getbasetemp().name}-{id(tmp_path_factory)}"
-    home.mkdir(mode=0o777)
-    home.chmod(0o777)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(*words: str) -> None:
-        subprocess.run(["runuser", "-u", "postgres", "--", *words], check=True, capture_output=True, cwd=home)
-
-    try:
-        run(str(POSTGRES / "initdb"), "-D", str(home / "db"), "-A", "trust", "-U", "eagleray", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c fsync=off"
-        run(str(POSTGRES / "pg_ctl"), "-D", str(home / "db"), "-w", "-l", str(home / "log"), "-o", options, "start")
-        try:
-            yield f"postgresql://eagleray@127.0.0.1:{port}/postgres"
-        finally:
-            run(str(POSTGRES / "pg_ctl"), "-D", str(home / "db"), "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    if why := missing():
+        pytest.skip(why)
+    with postgres_server() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -146,6 +126,37 @@ def test_a_lease_that_ran_out_goes_to_the_next(history: History, clock: ManualCl
     clock.advance(1)
     assert history.start(other, [row]) == {}
     assert history.alive(one, {"t.clean"}) == {"t.clean"}
+
+
+@pytest.mark.parametrize("step_h", [1, -1])
+def test_a_machine_whose_clock_is_wrong_takes_no_lease_of_another(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_h: int
+) -> None:
+    configs = [Config.model_validate({"data_dir": tmp_path / name, "jobs": {"history": postgres}}) for name in "ab"]
+    for config in configs:
+        config.data_dir.mkdir()
+    right = History.open(configs[0])
+    run, board = begun(right)
+    row = board.rows["clean@2026-05-01"]
+    assert right.start(run, [row]) == {}
+    true_us = SystemClock.now_us
+    monkeypatch.setattr(SystemClock, "now_us", lambda clock: true_us(clock) + step_h * HOUR_US)
+    wrong = History.open(configs[1])
+    wrong.owner = "another machine|1|1"
+    another, _ = begun(wrong)
+    assert wrong.start(another, [row]) == {"t.clean": run}
+    assert wrong.reap() == []  # nor is a run dead that was seen a moment ago
+    assert right.alive(run, {"t.clean"}) == set()
+    right.finish(run, "succeeded", [])
+    assert wrong.start(another, [row]) == {}
+    monkeypatch.undo()
+    third, _ = begun(right)
+    assert right.start(third, [row]) == {"t.clean": another}
+    for opened in (right, wrong):
+        opened.close()
+    engine = sa.create_engine(postgres.replace("postgresql", "postgresql+psycopg"))
+    metadata.drop_all(engine)
+    engine.dispose()
 
 
 def test_what_a_dead_process_held_is_free_at_once(history: History) -> None:
