@@ -22,6 +22,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
 SECOND = 1_000_000
@@ -68,12 +69,15 @@ def _notes(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def read_lake(data: Path, stream: str) -> dict[str, pa.Table]:
-    """Every table of the stream as it stands, by name."""
+def read_lake(data: Path, stream: str, catalog: dict[str, str] | None = None) -> dict[str, pa.Table]:
+    """Every table of the stream as it stands, by name; `catalog`: pyiceberg's properties, if it is not in `data`."""
     uri = data / "catalog.db"
-    with sqlite3.connect(f"file:{uri}?mode=ro", uri=True) as catalog:
-        (name,) = catalog.execute("SELECT DISTINCT catalog_name FROM iceberg_tables").fetchone()
-    lake = SqlCatalog(name, uri=f"sqlite:///{uri}", warehouse=str(data / "lake"))
+    if catalog is None:
+        with sqlite3.connect(f"file:{uri}?mode=ro", uri=True) as database:
+            (name,) = database.execute("SELECT DISTINCT catalog_name FROM iceberg_tables").fetchone()
+        lake: Catalog = SqlCatalog(name, uri=f"sqlite:///{uri}", warehouse=str(data / "lake"))
+    else:
+        lake = load_catalog("eagleray", **catalog)
     tables = {name: lake.load_table((stream, name)).scan().to_arrow() for _, name in lake.list_tables(stream)}
     lake.close()
     return tables
@@ -203,16 +207,17 @@ class Checker:
         self._find(f"in late for {window} and not late", self._rows(f"({found}) EXCEPT ALL ({may})"))
 
 
-def main() -> None:
-    """Print the findings, one a line; exits 1 if there are any."""
+def main(judge: type[Checker] = Checker) -> None:
+    """Print what `judge` finds, one finding a line; exits 1 if there is any."""
     parser = argparse.ArgumentParser(description="Compare what was acked with what the tables hold.")
     parser.add_argument("--data", type=Path, required=True, help="the platform's data directory")
     parser.add_argument("--stream", default="orders")
+    parser.add_argument("--catalog", type=json.loads, help="properties of a catalog that is not in the data directory")
     parser.add_argument("--notes", type=Path, required=True, help="where the load process wrote")
     args = parser.parse_args()
     acked = Acked.read(args.notes)
-    tables = read_lake(args.data, args.stream)
-    findings = Checker(tables, acked).check()
+    tables = read_lake(args.data, args.stream, args.catalog)
+    findings = judge(tables, acked).check()
     held = ", ".join(f"{name} {table.num_rows}" for name, table in sorted(tables.items()))
     print("\n".join([*findings, f"{sum(map(len, acked.seqs.values()))} events acked; rows: {held}"]))
     sys.exit(1 if findings else 0)

@@ -108,6 +108,8 @@ class Producer(threading.Thread):
         self.number, self.args, self.notes, self.stop = number, args, notes, stop
         self.rng = random.Random(args.seed * 1000 + number)
         self.connection: http.client.HTTPConnection | None = None
+        self.place = number  # which of the URLs
+        self.headers = {"Content-Type": "application/x-ndjson", **({"X-API-Key": args.key} if args.key else {})}
 
     def run(self) -> None:
         """Send, repeat until acked, note, pause."""
@@ -140,24 +142,27 @@ class Producer(threading.Thread):
         """One attempt; None unless it was acked."""
         try:
             if self.connection is None or self.rng.random() < 0.02:
-                place = urlsplit(self.args.url)
+                place = urlsplit(self.args.url[self.place % len(self.args.url)])
                 self.connection = http.client.HTTPConnection(
-                    place.hostname or "", place.port, timeout=REQUEST_TIMEOUT_S
+                    place.hostname or "", place.port, timeout=self.args.timeout
                 )
             path = f"/v1/streams/{self.args.stream}/events"
-            self.connection.request("POST", path, batch.body, {"Content-Type": "application/x-ndjson"})
+            self.connection.request("POST", path, batch.body, self.headers)
             response = self.connection.getresponse()
             body = response.read()
             return dict(json.loads(body)) if response.status == 200 else None
         except (OSError, http.client.HTTPException):
             self.connection = None
+            self.place += 1  # the next edge, as a balancer would choose
             return None
 
 
 def main() -> None:
     """Run producers until SIGTERM; exits 0 if every batch was acked in the end."""
     parser = argparse.ArgumentParser(description="Send orders and note what was acked.")
-    parser.add_argument("--url", required=True)
+    parser.add_argument("--url", required=True, action="append", help="of an edge; more of them by more options")
+    parser.add_argument("--key", help="an API key")
+    parser.add_argument("--timeout", type=float, default=REQUEST_TIMEOUT_S, help="seconds that an answer may take")
     parser.add_argument("--stream", default="orders")
     parser.add_argument("--notes", type=Path, required=True, help="directory for sent.jsonl and acked.jsonl")
     parser.add_argument("--producers", type=int, default=12)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,28 @@ def test_a_catalog_that_is_none_is_said_and_ends_the_start(platform: RunningPlat
     ran = subprocess.run(command, cwd=platform.directory, capture_output=True, text=True, timeout=100)
     assert ran.returncode in (1, 2) and not ran.stdout
     assert "Traceback" not in ran.stderr and "catalog" in ran.stderr.splitlines()[-1]
+
+
+def test_a_worker_whose_process_ends_at_its_start_is_named(platform: RunningPlatform) -> None:
+    """Only where validators work: `up` and the others load the model and live."""
+    model = """
+        import os
+        from pydantic import BaseModel
+
+        class Play(BaseModel):
+            event_id: str
+            time: str
+
+        if os.environ.get("RAY_RAYLET_PID"):
+            os._exit(3)
+        """
+    (platform.directory / "play_model.py").write_text(textwrap.dedent(model))
+    (platform.directory / "eagleray.yaml").write_text(
+        "edge: {auth: off}\nstreams: {plays: {schema: 'play_model:Play', time: time, id: event_id}}\n"
+    )
+    command = [sys.executable, "-m", "eagleray", "up", "-c", "eagleray.yaml", "--port", "0"]
+    ran = subprocess.run(command, cwd=platform.directory, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 1 and not ran.stdout
+    assert re.match(
+        r"eagleray: \w+-\d cannot start: its process ended \d+ times; see .*\.log", ran.stderr.splitlines()[-1]
+    )

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.faults.checker import FIRST_CLOSING_SEQ
-from tests.running_platform import RunningPlatform, eventually
+from tests.running_platform import RunningPlatform, eventually, running
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 RESUME_S = 30.0  # progress must resume within this time of the heal
 WATCH_S = 60.0
 
@@ -23,16 +24,21 @@ WATCH_S = 60.0
 class Trial:
     """Load on the stream `orders`; notes in `directory`."""
 
-    def __init__(self, platform: RunningPlatform, directory: Path) -> None:
-        """Nothing is sent before `begin`."""
+    def __init__(self, platform: RunningPlatform, directory: Path, checker: str = "checker") -> None:
+        """Nothing is sent before `begin`; the module `checker` of this directory judges at the end."""
         self.platform = platform
         self.directory = directory
+        self.checker = checker
         self.load: subprocess.Popen[bytes] | None = None
+        self.urls: list[str] = []  # of edges, where there are several
+        self.load_options: list[str] = []
+        self.catalog: dict[str, str] | None = None  # pyiceberg's properties, where it is not in the data directory
         directory.mkdir(parents=True, exist_ok=True)
 
     def begin(self, first: int = 0, patience_s: float = 90.0) -> None:
         """Start the load; producers number their events from `first`."""
-        command = [sys.executable, str(HERE / "load.py"), "--url", self.platform.url, "--notes", str(self.directory)]
+        command = [sys.executable, str(HERE / "load.py"), "--notes", str(self.directory), *self.load_options]
+        command += [word for url in self.urls or [self.platform.url] for word in ("--url", url)]
         self.load = subprocess.Popen([*command, "--first", str(first), "--patience", str(patience_s)])
         eventually(lambda: self.acked() > 0)
 
@@ -71,28 +77,31 @@ class Trial:
 
         eventually(replaced)
 
-    def assert_progress(self) -> None:
-        """Acks, the events table and window tables all move again within RESUME_S."""
+    def assert_progress(self, within_s: float = RESUME_S) -> None:
+        """Acks, the events table and window tables all move again, each within `within_s`."""
         acked = self.acked()
-        eventually(lambda: self.acked() > acked + 5, RESUME_S)
-        stored = eventually(lambda: self.platform.count("orders.events") + 1, RESUME_S)
-        final = eventually(lambda: self.platform.count("orders.total") + 1, RESUME_S)
-        eventually(lambda: self.platform.count("orders.events") > stored, RESUME_S)
-        eventually(lambda: self.platform.count("orders.total") > final, RESUME_S)
+        eventually(lambda: self.acked() > acked + 5, within_s)
+        stored = eventually(lambda: self.platform.count("orders.events") + 1, within_s)
+        final = eventually(lambda: self.platform.count("orders.total") + 1, within_s)
+        eventually(lambda: self.platform.count("orders.events") > stored, within_s)
+        eventually(lambda: self.platform.count("orders.total") > final, within_s)
 
-    def close_windows(self) -> None:
-        """One event far ahead of all others; the silent partitions follow it after idle_timeout."""
-        ahead = time.gmtime(time.clock_gettime(time.CLOCK_REALTIME) + 1800)
+    def close_windows(self, ahead_s: float = 1800, producer: int = 0) -> None:
+        """One event of `producer`, `ahead_s` from now; the silent partitions follow it after idle_timeout."""
+        ahead = time.gmtime(time.clock_gettime(time.CLOCK_REALTIME) + ahead_s)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", ahead)
-        event = {"id": f"closing {stamp}", "producer": 0, "seq": FIRST_CLOSING_SEQ, "time": stamp}
+        event = {"id": f"closing {producer} {stamp}", "producer": producer, "seq": FIRST_CLOSING_SEQ, "time": stamp}
         line = json.dumps(event | {"kind": "closing", "amount": 0}).encode()
         eventually(lambda: self.platform.post("orders", line)[0] == 200)
 
     def verdict(self) -> str:
         """The checker's findings, "" if there are none."""
-        command = [sys.executable, str(HERE / "checker.py"), "--data", str(self.platform.data)]
-        done = subprocess.run([*command, "--notes", str(self.directory)], capture_output=True, text=True, timeout=120)
-        print(done.stdout)
+        command = [sys.executable, "-m", f"tests.faults.{self.checker}", "--data", str(self.platform.data)]
+        command += ["--notes", str(self.directory)]
+        if self.catalog:
+            command += ["--catalog", json.dumps(self.catalog)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+        print(done.stdout, flush=True)
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
     def assert_safe(self, timeout_s: float = 60.0) -> None:
@@ -101,6 +110,28 @@ class Trial:
         while findings := self.verdict():
             assert time.monotonic() < deadline, findings
             time.sleep(2)
+
+    def assert_all_is_there_once(self) -> None:
+        """End the load, let every window become final, and stop: the checker finds nothing before and after."""
+        self.end()
+        self.close_windows()
+        self.assert_safe()
+        assert self.platform.stop() == 0
+        assert self.verdict() == ""
+
+
+@contextlib.contextmanager
+def on_trial(directory: Path, environ: Mapping[str, str] = {}) -> Iterator[Trial]:
+    """A platform of the fault tests' project, of its own, under load from here on; both end with the block."""
+    with running(RunningPlatform(directory / "platform", HERE / "project", environ)) as platform:
+        trial = Trial(platform, directory / "notes")
+        trial.begin()
+        try:
+            yield trial
+        finally:
+            if trial.load:
+                trial.load.kill()
+                trial.load.wait()
 
 
 def watch(changed: Callable[[], object], timeout_s: float = WATCH_S) -> bool:
