@@ -10,14 +10,31 @@ from pathlib import Path
 import pytest
 
 from tests.running_platform import RunningPlatform, running
+from tests.servers.otlp import Received, receiver
 
 PROJECT = Path(__file__).parent / "project"
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
-    """A running platform with every stream of tests/integration/project; each test has a stream of its own."""
-    with running(RunningPlatform(tmp_path_factory.mktemp("platform"), PROJECT)) as started:
+def otlp() -> Iterator[Received]:
+    """What the platform sends by OTLP."""
+    with receiver() as received:
+        yield received
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory, otlp: Received) -> Iterator[RunningPlatform]:
+    """A running platform with every stream of tests/integration/project; each test has a stream of its own.
+
+    It traces what a client's `traceparent` asks for, and nothing else.
+    """
+    environ = {
+        "OTEL_SDK_DISABLED": "false",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp.http_port}",
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_BSP_SCHEDULE_DELAY": "500",
+    }
+    with running(RunningPlatform(tmp_path_factory.mktemp("platform"), PROJECT, environ)) as started:
         yield started
         assert started.stop() == 0
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from eagleray.actors.edge.backend_protocol import Unavailable
-from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogUnavailable, Overloaded
+from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogMismatch, LogUnavailable, Overloaded
 from tests.edge_server import ROW, ServedEdge, edge_config, serve
 
 EVENTS = [{"n": 1}, {"n": 2}, {"n": 3}]
@@ -118,6 +118,7 @@ def test_idempotency_key_reaches_validation(edge: ServedEdge) -> None:
         (Overloaded("validate.queue", 3.2), 429, "overloaded"),
         (LogUnavailable("disk full"), 503, "log_unavailable"),
         (LogCorrupt("p0 at 7"), 503, "log_corrupt"),
+        (LogMismatch("records.db is gone"), 503, "log_mismatch"),
         (Unavailable("validate-0: ActorDied"), 503, "unavailable"),
         (TimeoutError(), 503, "timeout"),
         (EaglerayError("something refused on purpose"), 400, "refused"),
@@ -160,6 +161,18 @@ def test_what_is_not_there_is_said_in_json(edge: ServedEdge, method: str, path: 
     assert (status == 405) == ("Allow" in reply.headers)
 
 
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [("a-1", "a-1"), ("caf%C3%A9%20%231", "café #1"), ("a%2Fb", "a/b"), ("50%25", "50%"), ("a+b", "a+b")],
+)
+def test_an_id_may_hold_what_a_path_has_to_escape(tmp_path: Path, sent: str, meant: str) -> None:
+    config = edge_config(tmp_path)
+    identified = {"ui": config.streams["ui"].model_copy(update={"id": "user"})}
+    with serve(config.model_copy(update={"streams": identified})) as edge:
+        assert edge.request("GET", f"/v1/streams/ui/events/{sent}").status == 200
+        assert edge.platform.asked == [("ui", meant)]
+
+
 def test_windows_pass_the_time_range_on(edge: ServedEdge) -> None:
     path = "/v1/streams/ui/windows/per_user?from=2026-01-01T00:00:00Z&to=2026-01-01T02:00:00.5%2B01:00"
     assert edge.request("GET", path).json == {"rows": [ROW]}
@@ -171,7 +184,16 @@ def test_windows_pass_the_time_range_on(edge: ServedEdge) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "1767225600", "2026-13-01T00:00:00Z"]
+    "text",
+    [
+        "yesterday",
+        "2026-01-01",
+        "2026-01-01T00:00:00",
+        "1767225600",
+        "2026-13-01T00:00:00Z",
+        "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00%2B23:59",
+    ],
 )
 def test_bad_times_are_400(edge: ServedEdge, text: str) -> None:
     assert_error(edge.request("GET", f"/v1/streams/ui/windows/per_user?from={text}"), 400, "bad_time")
@@ -271,3 +293,19 @@ def assert_error(reply: object, status: int, code: str) -> None:
     assert set(found) == {"error", "detail"}
     assert found["error"] == code and isinstance(found["detail"], str) and found["detail"]
     assert reply.headers["Content-Type"] == "application/json"  # type: ignore[attr-defined]
+
+
+def test_a_request_line_may_name_the_host_as_clients_of_proxies_do(edge: ServedEdge) -> None:
+    body = b'{"a": 1}'
+    fields = b"Host: elsewhere.example\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 8\r\n"
+    path = b"/v1/streams/ui/events"
+    for target in (
+        b"http://127.0.0.1" + path,
+        b"HTTP://127.0.0.1:80" + path,
+        b"http://user@localhost" + path + b"?x=1",
+    ):
+        answer = edge.raw(b"POST " + target + b" HTTP/1.1\r\n" + fields + b"\r\n", body)
+        assert answer.startswith(b"HTTP/1.1 200 OK") and b'"accepted":1' in answer, (target, answer)
+    for target in (b"http://", b"http://:80/v1", b"http://h:port/v1"):
+        assert b" 400 " in edge.raw(b"GET " + target + b" HTTP/1.1\r\n" + fields + b"\r\n", body)[:16], target
+    assert b" 404 " in edge.raw(b"GET http://127.0.0.1/nothing HTTP/1.1\r\n" + fields + b"\r\n", body)[:16]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eagleray.cluster.config import EdgeConfig
+from eagleray.cluster.sections import EdgeConfig
 from tests.edge_server import ServedEdge, edge_config, serve
 
 DOCS = Path(__file__).parents[2] / "docs" / "http.md"
@@ -18,7 +18,9 @@ BODIES = {"events": b"{}", "sql": b'{"query": "SELECT 1"}', "{pool}": b'{"size":
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedEdge]:
-    with serve(edge_config(tmp_path_factory.mktemp("edge"), body_bytes_max=12_345)) as served:
+    config = edge_config(tmp_path_factory.mktemp("edge"), body_bytes_max=12_345)
+    named = {**config.streams, "ui": config.streams["ui"].model_copy(update={"id": "user"})}
+    with serve(config.model_copy(update={"streams": named})) as served:
         yield served
 
 
@@ -34,7 +36,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 def test_every_operation_answers_as_described(edge: ServedEdge, document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
-        known = {p["name"]: p["schema"]["enum"][0] for p in operation["parameters"] if p["in"] == "path"}
+        known = {p["name"]: p["schema"].get("enum", ["x"])[0] for p in operation["parameters"] if p["in"] == "path"}
         known["stream"] = "ui"
         body = BODIES[path.rsplit("/", 1)[1]] if method == "POST" else None
         reply = edge.request(method, path.format(**known), body)
@@ -59,7 +61,7 @@ def test_security_is_described_only_where_it_is_on(edge: ServedEdge, document: d
     with serve(edge_config(tmp_path, auth="required")) as locked:
         described = locked.request("GET", "/openapi.json").json
         for method, path, operation in operations(described):
-            known = {"stream": "ui", "window": "per_user", "pool": "writer"}
+            known = {"stream": "ui", "window": "per_user", "pool": "writer", "id": "a-1"}
             refused = locked.request(method, path.format(**known), b"{}" if method == "POST" else None)
             assert ("security" in operation) == ("401" in operation["responses"]) == (refused.status == 401)
 

@@ -7,6 +7,8 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -74,6 +76,18 @@ def run(config: Config, *jobs: Job) -> Result:
     finally:
         workers.close()
         history.close()
+
+
+SHARED = "import ray.data as d; assert d.range(64).map_batches(lambda b: b).count() == 64"
+
+
+def test_jobs_on_ray_at_once_do_not_wait_for_each_other(config: Config, cluster: None) -> None:
+    def make(name: str) -> Job:
+        return replace(make_job(name, SHARED, timeout_us=240_000_000, retries=0), engine="ray")
+
+    with ThreadPoolExecutor() as pool:  # two runs, of which neither knows the other, with two jobs each
+        results = list(pool.map(lambda names: run(config, *map(make, names)), [("a1", "a2"), ("b1", "b2")]))
+    assert [result.board.counts() for result in results] == [{"succeeded": 2}] * 2
 
 
 def row(result: Result, name: str) -> Progress:

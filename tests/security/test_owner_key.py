@@ -14,7 +14,7 @@ import pytest
 from eagleray.cli.app import main
 from eagleray.cluster.client.target import find_target
 from eagleray.cluster.clock import SystemClock
-from eagleray.cluster.config import load_config
+from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.owner_key import ensure_owner_key, owner_key_file, read_owner_key
 from tests.running_platform import RunningPlatform, eventually
 
@@ -54,12 +54,12 @@ def test_init_makes_a_key_for_its_owner_alone_and_outside_of_version_control(tmp
 
 def test_a_key_is_made_once_and_never_beside_keys_that_work(tmp_path: Path) -> None:
     keys = tmp_path / "data" / "keys.db"
-    assert ensure_owner_key(tmp_path / "data", keys, SystemClock())
+    assert ensure_owner_key(Config(data_dir=tmp_path / "data"), SystemClock())
     first = read_owner_key(tmp_path / "data")
-    assert not ensure_owner_key(tmp_path / "data", keys, SystemClock())
+    assert not ensure_owner_key(Config(data_dir=tmp_path / "data"), SystemClock())
     assert read_owner_key(tmp_path / "data") == first
     keys.unlink()  # the store is lost, the key file is not: a key that opens nothing is replaced
-    assert ensure_owner_key(tmp_path / "data", keys, SystemClock())
+    assert ensure_owner_key(Config(data_dir=tmp_path / "data"), SystemClock())
     assert read_owner_key(tmp_path / "data") not in (None, first)
 
 

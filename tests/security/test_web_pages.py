@@ -93,7 +93,7 @@ def test_with_keys_a_page_without_the_key_is_refused_and_programs_elsewhere_pass
     from eagleray.cluster.owner_key import ensure_owner_key, read_owner_key
 
     config = edge_config(tmp_path, auth="required")
-    assert ensure_owner_key(config.data_dir, config.keys_file, SystemClock())
+    assert ensure_owner_key(config, SystemClock())
     key = read_owner_key(config.data_dir)
     assert key
     with serve(config) as locked:
