@@ -151,7 +151,7 @@ def test_rows_that_come_while_others_are_deleted_are_found(config: Config, lake:
 
     place = forget.places(lake, load_streams(config)["visits"], OPTIONS)[0]
     with catalog_commits(lake, overtaken):
-        assert forget._delete(lake, config, place) == 4
+        assert forget.delete_rows(lake, config, place) == 4
     assert logins(lake) == ["", "bob", "bob", "carl"]
 
 

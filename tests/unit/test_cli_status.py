@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eagleray.cli.status import pool_rows, stream_rows, table_rows
+from eagleray.cli.status import broken_rows, node_rows, pool_rows, stream_rows, table_rows
 from eagleray.cluster.clock import ManualClock
 
 FOUND = {
@@ -53,3 +53,23 @@ def test_tables_show_rows_and_age() -> None:
 
 def test_an_empty_platform_has_empty_tables() -> None:
     assert pool_rows({}) == stream_rows({}) == table_rows({}, ManualClock()) == []
+
+
+def test_files_that_the_scheduler_leaves_out_are_listed() -> None:
+    found = {"workers": {"scheduler-0": {"job_files_broken{file=a/b.sql}": 1.0, "jobs_running": 0.0}}}
+    assert broken_rows(found) == [{"file": "a/b.sql"}]
+
+
+def test_nodes_of_a_cluster_show_their_edge_and_whether_they_are_drained() -> None:
+    nodes = [
+        {"node": "10.0.0.2", "role": "", "url": "http://10.0.0.2:8080", "workers": ["edge-a-0"], "draining": False},
+        {"node": "10.0.0.3", "role": "edge", "url": None, "workers": [], "draining": True},
+        {"node": "10.0.0.1", "role": "", "url": None, "workers": [], "draining": False},
+    ]
+    shown = [(row["role"], row["edge"], row["workers"], row["state"]) for row in node_rows({"nodes": nodes})]
+    assert shown == [
+        ("any", "http://10.0.0.2:8080", "1", "in use"),
+        ("edge", "-", "0", "draining"),
+        ("any", "-", "0", "empty"),
+    ]
+    assert node_rows({}) == []

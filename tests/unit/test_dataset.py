@@ -86,7 +86,7 @@ def test_wrong_tables_columns_and_conditions_are_refused(lake: Lake) -> None:
     connection = Connection(lake.config)
     with pytest.raises(QueryRejected, match="'events' is no table"):
         connection.dataset("events")
-    with pytest.raises(QueryRejected, match=r"table s\.event does not exist; there are s\.dead_letters, s\.events"):
+    with pytest.raises(QueryRejected, match=r"table s\.event does not exist; did you mean s\.events"):
         connection.dataset("s.event")
     with pytest.raises(QueryRejected, match="is not allowed"):
         connection.dataset("s.events", where="n IN (SELECT * FROM read_text('/etc/passwd'))")
@@ -106,3 +106,44 @@ def test_the_project_is_found_as_by_the_command_line(
     monkeypatch.setattr("eagleray.jobs.dataset._default", [])
     monkeypatch.chdir(tmp_path)
     assert eagleray.dataset("s.events").arrow().num_rows == 5
+
+
+def test_one_column_may_stand_without_brackets(lake: Lake) -> None:
+    assert Connection(lake.config).dataset("s.events", columns="n").arrow().column_names == ["n"]
+
+
+def test_queries_are_answered_in_a_notebook(lake: Lake) -> None:
+    project = Connection(lake.config)
+    found = project.sql("SELECT n, user, '<b>' AS html FROM s.events ORDER BY n")
+    assert found.columns == {"n": "BIGINT", "user": "VARCHAR", "html": "VARCHAR"} and len(found) == 5
+    assert found.arrow()["n"].to_pylist() == found.pandas()["n"].tolist() == found.polars()["n"].to_list()
+    text = found._repr_html_()
+    assert "<td>&lt;b&gt;</td>" in text and "5 rows" in text and '<th title="BIGINT">n</th>' in text
+    assert repr(found).splitlines()[0].split() == ["n", "user", "html"] and repr(found).endswith("5 rows")
+    edits = project.dataset("s.events", columns=["n"], where="n > 1")
+    land(lake, event_rows(2, 5))
+    assert edits.sql("SELECT sum(n) AS s FROM this").arrow()["s"].to_pylist() == [9]  # of the snapshot that it has
+    assert (
+        edits.sql("WITH more AS (SELECT n + 1 AS m FROM this) SELECT max(m) AS m FROM more").arrow()["m"][0].as_py()
+        == 5
+    )
+    assert "<th" in edits._repr_html_()
+    wide = project.sql(f"SELECT {', '.join(f'{n} AS c{n}' for n in range(25))}, i FROM range(50) t(i)")
+    assert "6 columns hidden: c20" in wide._repr_html_() and "50 rows, the first 20 shown" in wide._repr_html_()
+    with pytest.raises(QueryRejected, match=r"did you mean s\.events"):
+        project.sql("SELECT 1 FROM s.evnets")
+
+
+def test_answers_are_plotted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    found = Connection(lake.config).sql("SELECT time, n, n * 2 AS twice, user FROM s.events ORDER BY n")
+    axes = found.plot()
+    assert [line.get_label() for line in axes.get_lines()] == ["n", "twice"] and axes.get_xlabel() == "time"
+    assert list(axes.get_lines()[1].get_ydata()) == [0, 2, 4, 6, 8]
+    assert len(found.plot("user", "n", "bar").patches) == 5
+    with pytest.raises(QueryRejected, match="no column 'tvice'; did you mean twice"):
+        found.plot(y="tvice")
+    with pytest.raises(QueryRejected, match="'user' is no number; numbers are n, twice"):
+        found.plot(y="user")
+    matplotlib.pyplot.close("all")

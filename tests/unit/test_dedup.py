@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eagleray.cluster.log.dedup import deduplicator as dedup
 from eagleray.cluster.log.dedup import run_set as idruns
 from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.state.files import OWNER, FilesPlace
 from tests.examples import examples
 
 HORIZON = 50
@@ -57,6 +58,10 @@ def feed(dedup_: Deduplicator, rows: list[tuple[int, int, int]], spread: bool) -
     return dedup_.fresh(words(ids, spread), None, np.array(times), np.array(offsets)).tolist()
 
 
+def at(directory: Path) -> FilesPlace:
+    return FilesPlace(directory, "ids")
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that a table of a million rows does, at a handful."""
@@ -71,7 +76,7 @@ STEPS = st.lists(
 )
 
 
-@examples(150)
+@examples(50)
 @given(records=RECORDS, steps=STEPS, spread=st.booleans())
 def test_answers_depend_on_ids_and_times_only(
     small: None, tmp_path_factory: pytest.TempPathFactory, records: Any, steps: Any, spread: bool
@@ -81,7 +86,7 @@ def test_answers_depend_on_ids_and_times_only(
     oracle = Oracle(HORIZON)
     expected = [oracle.fresh(id_, time) for _, time, id_ in rows]
     subject = Deduplicator(HORIZON)
-    subject.restore(directory, 0)
+    subject.restore(at(directory), 0)
     position = safe = 0
     for count, action in steps:
         batch = [i for i, row in enumerate(rows) if position <= row[0] < position + count]
@@ -91,12 +96,12 @@ def test_answers_depend_on_ids_and_times_only(
             subject._spill()
         elif action.startswith("save"):
             safe = max(safe, position - (2 if action == "save_behind" else 0))
-            subject.save(directory, safe)
+            subject.save(at(directory), safe)
         elif action == "merge" and subject._runs._merge:
             subject._runs._merge.join()
         elif action == "kill":  # the process is gone; its successor goes back to what was committed and reads again
             successor = Deduplicator(HORIZON)
-            complete = successor.restore(directory, safe)
+            complete = successor.restore(at(directory), safe)
             assert complete == safe
             subject.close()
             subject, position = successor, safe
@@ -112,7 +117,7 @@ def random_ids(count: int, seed: int = 0) -> np.ndarray:
 def test_memory_stays_within_its_limit_and_old_ids_are_still_found(tmp_path: Path) -> None:
     limit = 1 << 20
     subject = Deduplicator(1 << 60, memory_bytes_max=limit)
-    subject.restore(tmp_path, 0)
+    subject.restore(at(tmp_path), 0)
     ids = random_ids(300_000)
     for start in range(0, len(ids), 5_000):
         assert subject.fresh(ids[start : start + 5_000], None, start, start).all()
@@ -124,12 +129,12 @@ def test_memory_stays_within_its_limit_and_old_ids_are_still_found(tmp_path: Pat
 
 def test_nothing_is_added_for_records_from_the_restored_offset_on(tmp_path: Path) -> None:
     first = Deduplicator(HORIZON)
-    first.restore(tmp_path, 0)
+    first.restore(at(tmp_path), 0)
     ids = random_ids(10)
     first.fresh(ids, None, 5, np.arange(10))
-    first.save(tmp_path, 10)
+    first.save(at(tmp_path), 10)
     second = Deduplicator(HORIZON)
-    assert second.restore(tmp_path, 4) == 4
+    assert second.restore(at(tmp_path), 4) == 4
     assert second.fresh(ids, None, 6, 10).tolist() == [False] * 4 + [True] * 6
     first.close()
     second.close()
@@ -138,21 +143,21 @@ def test_nothing_is_added_for_records_from_the_restored_offset_on(tmp_path: Path
 def test_a_former_owner_changes_nothing(tmp_path: Path) -> None:
     zombie, owner = Deduplicator(HORIZON), Deduplicator(HORIZON)
     ids = random_ids(30)
-    zombie.restore(tmp_path, 0)
+    zombie.restore(at(tmp_path), 0)
     zombie.fresh(ids[:10], None, 5, 0)
-    zombie.save(tmp_path, 1)
-    assert owner.restore(tmp_path, 1) == 1
+    zombie.save(at(tmp_path), 1)
+    assert owner.restore(at(tmp_path), 1) == 1
     owner.fresh(ids[10:20], None, 6, 1)
-    owner.save(tmp_path, 2)
+    owner.save(at(tmp_path), 2)
     held = sorted(path.name for path in tmp_path.glob("0*"))
     zombie.fresh(ids[20:], None, 7, 1)
-    zombie.save(tmp_path, 2)
+    zombie.save(at(tmp_path), 2)
     zombie.fresh(ids[20:], None, 8, 2)
-    zombie.save(tmp_path, 3)
+    zombie.save(at(tmp_path), 3)
     zombie._spill()
     third = Deduplicator(HORIZON)
     assert set(held) <= {path.name for path in tmp_path.glob("0*")}
-    assert third.restore(tmp_path, 9) == 2
+    assert third.restore(at(tmp_path), 9) == 2
     assert third.fresh(ids, None, 8, 2).tolist() == [False] * 20 + [True] * 10
     for each in (zombie, owner, third):
         each.close()
@@ -162,11 +167,11 @@ def test_a_former_owner_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "manifest"])
 def test_damaged_state_is_refused_whole(tmp_path: Path, damage: str, kind: str) -> None:
     first = Deduplicator(HORIZON)
-    first.restore(tmp_path, 0)
+    first.restore(at(tmp_path), 0)
     first.fresh(random_ids(1000), None, 5, 0)
     if kind == "ids":
         first._spill()
-    first.save(tmp_path, 1)
+    first.save(at(tmp_path), 1)
     first.close()
     (file,) = tmp_path.glob(f"*.{kind}")
     data = bytearray(file.read_bytes())
@@ -178,23 +183,23 @@ def test_damaged_state_is_refused_whole(tmp_path: Path, damage: str, kind: str) 
     elif damage == "missing":
         file.unlink()
     else:
-        (tmp_path / "manifest.json").write_text('{"owner": ')
+        (tmp_path / OWNER).write_text('{"owner": ')
     second = Deduplicator(HORIZON)
-    assert second.restore(tmp_path, 1) == 0
+    assert second.restore(at(tmp_path), 1) == 0
     assert second.fresh(random_ids(1000), None, 6, 0).all()
     second.close()
 
 
 def test_expired_runs_are_deleted_and_an_older_position_is_refused(tmp_path: Path) -> None:
     subject = Deduplicator(HORIZON)
-    subject.restore(tmp_path, 0)
+    subject.restore(at(tmp_path), 0)
     for offset in range(6):
         subject.fresh(random_ids(100, offset), None, offset * 40, offset)
         subject._spill()
-        subject.save(tmp_path, offset + 1)
+        subject.save(at(tmp_path), offset + 1)
     assert len(list(tmp_path.glob("0*"))) <= 3
     subject.close()
-    assert Deduplicator(HORIZON).restore(tmp_path, 2) == 0
+    assert Deduplicator(HORIZON).restore(at(tmp_path), 2) == 0
 
 
 def test_events_without_id_are_always_fresh() -> None:
@@ -209,19 +214,19 @@ def test_events_without_id_are_always_fresh() -> None:
 
 def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Deduplicator(HORIZON, memory_bytes_max=1 << 17)
-    subject.restore(tmp_path / "ids", 0)
+    subject.restore(at(tmp_path / "ids"), 0)
     ids = random_ids(3_000)
     subject.fresh(ids[:2_000], None, 1, 0)
     (tmp_path / "ids").rename(tmp_path / "gone")  # no directory: writing fails as on a full disk
     with pytest.raises(OSError, match="ids"):
         subject.fresh(ids[2_000:], None, 1, 1)
     with pytest.raises(OSError, match="ids"):
-        subject.save(tmp_path / "ids", 1)
+        subject.save(at(tmp_path / "ids"), 1)
     (tmp_path / "gone").rename(tmp_path / "ids")
     assert subject.fresh(ids, None, 1, 1).tolist() == [False] * 2_000 + [True] * 1_000
-    subject.save(tmp_path / "ids", 2)
+    subject.save(at(tmp_path / "ids"), 2)
     successor = Deduplicator(HORIZON)
-    assert successor.restore(tmp_path / "ids", 2) == 2
+    assert successor.restore(at(tmp_path / "ids"), 2) == 2
     assert not successor.fresh(ids, None, 1, 2).any()
     subject.close()
     successor.close()

@@ -8,9 +8,9 @@ import pytest
 from eagleray.actors.edge.backend_protocol import Unavailable
 from eagleray.actors.edge.batcher import Batcher
 from eagleray.actors.edge.meters import Meters
-from eagleray.cluster.config import EdgeConfig
 from eagleray.cluster.errors import LogUnavailable
 from eagleray.cluster.events.verdict import Answer, Submission
+from eagleray.cluster.sections import EdgeConfig
 
 WORKERS = 2
 
@@ -138,7 +138,7 @@ def test_stuck_workers_hold_nobody_up_for_long() -> None:
         while len(gate.batches) < WORKERS + 1:
             await asyncio.sleep(0.01)
         gate.open.set()
-        await asyncio.gather(*futures)
+        assert len(await asyncio.gather(*futures)) == len(futures) == sum(map(len, gate.batches))
 
     run(test)
 

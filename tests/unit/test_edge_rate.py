@@ -24,7 +24,7 @@ def key(rate: float | None) -> ApiKey:
 
 def test_burst_of_one_second_is_let_through_and_then_refused() -> None:
     ticks = Ticks()
-    rates = Rates(ticks)
+    rates = Rates(1000, ticks)
     for _ in range(10):
         rates.admit(key(10))
     with pytest.raises(Refusal) as refused:
@@ -40,9 +40,9 @@ def test_burst_of_one_second_is_let_through_and_then_refused() -> None:
 
 def test_debt_is_paid_before_the_next_request() -> None:
     ticks = Ticks()
-    rates = Rates(ticks)
+    rates = Rates(1000, ticks)
     rates.admit(key(10))
-    rates.charge(key(10), 60)
+    rates.charge(key(10), 59)
     with pytest.raises(Refusal) as refused:
         rates.admit(key(10))
     assert refused.value.headers == {"Retry-After": "6"}
@@ -56,7 +56,7 @@ def test_debt_is_paid_before_the_next_request() -> None:
 )
 def test_long_run_rate_holds_whatever_the_requests(rate: int, requests: list[tuple[float, int]]) -> None:
     ticks = Ticks()
-    rates = Rates(ticks)
+    rates = Rates(1000, ticks)
     sent = largest = 0
     for pause, events in requests:
         ticks.now += pause
@@ -64,21 +64,22 @@ def test_long_run_rate_holds_whatever_the_requests(rate: int, requests: list[tup
             rates.admit(key(rate))
         except Refusal:
             continue
-        rates.charge(key(rate), events)
+        rates.charge(key(rate), events - 1)
         sent, largest = sent + events, max(largest, events)
     assert sent <= rate * ticks.now + rate + largest
 
 
 def test_key_without_a_rate_is_never_refused() -> None:
-    rates = Rates(Ticks())
+    rates = Rates(1000, Ticks())
     for _ in range(1000):
         rates.admit(key(None))
         rates.charge(key(None), 1000)
+    assert rates.exchange({}) == {}  # nothing is held against it elsewhere
 
 
 def test_rate_below_one_event_per_second_works() -> None:
     ticks = Ticks()
-    rates = Rates(ticks)
+    rates = Rates(1000, ticks)
     rates.admit(key(0.1))
     with pytest.raises(Refusal):
         rates.admit(key(0.1))
@@ -91,7 +92,7 @@ def test_several_processes_together_let_through_the_rate_of_one(
     processes: int, requests: list[tuple[int, int]]
 ) -> None:
     rate, ticks, exchange = 10.0, Ticks(), Exchange()
-    edges = {f"edge-{n}": Rates(ticks) for n in range(processes)}
+    edges = {f"edge-{n}": Rates(1000, ticks) for n in range(processes)}
     passed, largest = 0, 0
     for turn, (edge, events) in enumerate(requests):
         try:
@@ -99,7 +100,7 @@ def test_several_processes_together_let_through_the_rate_of_one(
         except Refusal:
             pass
         else:
-            edges[f"edge-{edge % processes}"].charge(key(rate), events)
+            edges[f"edge-{edge % processes}"].charge(key(rate), events - 1)
             passed, largest = passed + events, max(largest, events)
         ticks.now += 0.1
         if turn % 5 == 4:
@@ -111,10 +112,10 @@ def test_several_processes_together_let_through_the_rate_of_one(
 
 def test_a_process_pays_for_what_others_let_through() -> None:
     ticks, exchange = Ticks(), Exchange()
-    edges = {"edge-0": Rates(ticks), "edge-1": Rates(ticks)}
+    edges = {"edge-0": Rates(1000, ticks), "edge-1": Rates(1000, ticks)}
     for rates in edges.values():
         rates.admit(key(10))
-    edges["edge-0"].charge(key(10), 100)
+    edges["edge-0"].charge(key(10), 99)
     for name, rates in edges.items():
         exchange.answered(name, rates.exchange(exchange.waiting(name)), edges)
     with pytest.raises(Refusal):
@@ -123,3 +124,43 @@ def test_a_process_pays_for_what_others_let_through() -> None:
     edges["edge-1"].admit(key(10))
     exchange.answered("edge-1", {}, ["edge-1"])
     assert exchange.waiting("edge-0") == {}
+
+
+def test_what_was_charged_too_much_is_given_back() -> None:
+    ticks = Ticks()
+    rates = Rates(1000, ticks)
+    rates.admit(key(10))
+    rates.charge(key(10), 99)
+    rates.charge(key(10), -95)  # five of a hundred were events
+    for _ in range(5):
+        rates.admit(key(10))
+    with pytest.raises(Refusal):
+        rates.admit(key(10))
+    assert rates.exchange({}) == {"k": 10.0}
+
+
+def test_a_key_of_many_dead_letters_waits_a_minute_at_most_and_others_do_not() -> None:
+    ticks = Ticks()
+    rates = Rates(100, ticks)
+    rates.admit(key(None))
+    rates.rejected(key(None), 5_999)
+    rates.admit(key(None))  # a minute's worth at once
+    rates.rejected(key(None), 100_000)
+    with pytest.raises(Refusal, match=r"edge\.dead_letters_rate") as refused:
+        rates.admit(key(None))
+    assert refused.value.status == 429 and refused.value.headers == {"Retry-After": "61"}
+    rates.admit(ApiKey("other", frozenset({"write:*"})))
+    ticks.now += 61
+    rates.admit(key(None))
+
+
+def test_dead_letters_made_at_one_process_count_at_all() -> None:
+    ticks, exchange = Ticks(), Exchange()
+    edges = {"edge-0": Rates(10, ticks), "edge-1": Rates(10, ticks)}
+    edges["edge-0"].rejected(key(None), 5_000)
+    for name, rates in edges.items():
+        exchange.answered(name, rates.exchange(exchange.waiting(name)), edges)
+    for name, rates in edges.items():
+        exchange.answered(name, rates.exchange(exchange.waiting(name)), edges)
+    with pytest.raises(Refusal, match="rejected"):
+        edges["edge-1"].admit(key(None))

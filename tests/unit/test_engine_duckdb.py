@@ -32,6 +32,15 @@ def test_the_period_is_in_the_statement(tmp_path: Path) -> None:
     assert rows.schema.field("day").type == pa.date32()
 
 
+def test_a_statement_may_have_any_size(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    land(lake, event_rows(3))
+    wanted = ", ".join(f"'user-{number}'" for number in range(20_000))
+    job = sql_job(f"SELECT n FROM s.events WHERE user IN ({wanted}) ORDER BY n")
+    assert len(wanted) > 200_000
+    assert produce(lake.config, job, tmp_path)["n"].to_pylist() == [0, 1, 2]
+
+
 def test_results_have_the_types_of_tables(tmp_path: Path) -> None:
     lake = make_lake(tmp_path)
     land(lake, event_rows(3))
@@ -62,7 +71,6 @@ def test_results_have_the_types_of_tables(tmp_path: Path) -> None:
         ("SELECT n, n FROM s.events", "two columns 'n'", 7, False),
         ("SELECT INTERVAL 1 DAY AS i FROM s.events", "the column i is", 7, False),
         ("SELECT 1::HUGEINT * 9223372036854775807 * 2 AS h", "the column h: ", 7, False),
-        ("SELECT NULL AS nothing", "the column nothing is null, which no table can hold; cast it", 7, False),
         ("SELECT * FROM s.events WHERE n IN (SELECT x FROM other.thing)", "other.thing", 7, False),
         ("DELETE FROM s.events", "DELETE is not allowed", 7, False),
         ("SELECT count(*) FROM range(100000000000) a, range(10) b WHERE a.range * 3 = b.range", "time limit", 7, True),
@@ -134,6 +142,6 @@ def test_a_run_reads_what_was_pinned_whatever_is_committed_meanwhile(tmp_path: P
 
 
 def test_what_no_table_can_hold_is_named() -> None:
-    for kind in (pa.duration("s"), pa.decimal256(50, 2), pa.list_(pa.month_day_nano_interval()), pa.null()):
+    for kind in (pa.duration("s"), pa.decimal256(50, 2), pa.list_(pa.month_day_nano_interval())):
         with pytest.raises(Exception, match="the column x is"):
             table_schema(pa.schema([("x", kind)]))

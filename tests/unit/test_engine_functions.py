@@ -133,6 +133,7 @@ def test_what_a_function_raises_has_its_line(tmp_path: Path, function: Any, mess
     with pytest.raises(JobFailed) as failed:
         produce(lake.config, function_job(function), tmp_path)
     assert failed.value.message.startswith(message)
+    assert failed.value.retryable == (function is not returning_nothing)
     assert failed.value.file == __file__ and failed.value.line == function.__code__.co_firstlineno + after
 
 
@@ -143,3 +144,24 @@ def test_results_that_come_in_other_shapes() -> None:
     assert as_reader(daft.from_pydict({"a": [1, 2]})).read_all().to_pydict() == {"a": [1, 2]}
     with pytest.raises(TypeError, match="returned list; expected an Arrow table"):
         as_reader([1])
+
+
+def test_a_named_index_is_a_column() -> None:
+    frame = pd.DataFrame({"a": ["x", "x", "y"], "b": [1, 2, 2], "v": [1, 2, 3]})
+    summed = as_reader(frame.groupby("a")[["v"]].sum()).read_all()
+    assert summed.to_pydict() == {"a": ["x", "y"], "v": [3, 3]}
+    assert as_reader(frame.groupby(["a", "b"]).sum()).read_all().column_names == ["a", "b", "v"]
+    assert as_reader(frame.set_index("a", drop=False)).read_all().column_names == ["a", "b", "v"]
+    assert as_reader(frame[frame["v"] > 1]).read_all().column_names == ["a", "b", "v"]
+    with pytest.raises(TypeError, match="an index of that name with other values"):
+        as_reader(frame.set_index("a", drop=False).assign(a="z"))
+
+
+def test_one_column_may_stand_without_brackets(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    land(lake, event_rows(2))
+
+    def users(events: pa.Table = table("s.events", columns="user")) -> pa.Table:
+        return events
+
+    assert produce(lake.config, function_job(users), tmp_path).to_pydict() == {"user": ["user-0", "user-1"]}

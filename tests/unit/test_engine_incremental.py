@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,6 +17,10 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.scan import Pinned
 from eagleray.jobs.engines.incremental import arrived, grows, position, positions
+from eagleray.jobs.model import Job, Source
+from eagleray.jobs.period import daily
+from eagleray.jobs.publish.publish import publish
+from eagleray.jobs.publish.run_mark import RunMark
 from tests.examples import examples
 from tests.jobs_project import produce, sql_job
 from tests.lake_tables import EVENTS, NOON_US, TIME, event_rows, make_lake, make_stream
@@ -96,16 +102,33 @@ def table_of_a_job(lake: Lake, name: str, rows: pa.Table) -> None:
     table.append(rows)
 
 
+def appended(lake: Lake, name: str, number: int, *, mode: Any = "append") -> None:
+    """A run of a job with that mode; in `append`, all rows are of the run `number`."""
+    job = Job("up", name, mode, Source(Path("jobs/up.sql"), 1, "SELECT 1"))
+    rows = pa.table({"n": [number]} if mode == "append" else {"n": [number], "_run_number": [100 - number]})
+    publish(lake, job, daily(date(2015, 9, number)), rows.to_reader(), RunMark(f"{mode}{number}", "up", "", 1, {}), {})
+
+
 def test_tables_that_jobs_append_to_are_seen_by_run_number(tmp_path: Path) -> None:
     lake = make_lake(tmp_path)
     for number in (1, 2, 5):
-        rows = {"n": [number], "_run": [f"r{number}"], "_run_number": pa.array([number], pa.int64())}
-        table_of_a_job(lake, "jobs.appended", pa.table(rows))
+        appended(lake, "jobs.appended", number)
     pinned = pin(lake, "jobs.appended")
-    assert position(pinned) == {"_run_number": 5}
+    assert position(pinned) == {"_run_number": 3}
     job = sql_job("SELECT n FROM jobs.appended ORDER BY n", "jobs.appended", mode="incremental")
     since = {"jobs.appended": {"_run_number": 1}}
     assert produce(lake.config, job, tmp_path, since=since)["n"].to_pylist() == [2, 5]
+
+
+def test_a_run_number_that_a_result_brought_along_is_no_position(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    for number in (1, 2):
+        appended(lake, "jobs.copied", number, mode="full")
+    assert not grows(pin(lake, "jobs.copied"))
+    appended(lake, "jobs.copied", 3)
+    assert position(pin(lake, "jobs.copied")) == {"_run_number": 98}  # as the user's own says
+    appended(lake, "jobs.copied", 4, mode="full")
+    assert not grows(pin(lake, "jobs.copied"))
 
 
 def test_other_inputs_are_read_whole_and_alone_refused(tmp_path: Path) -> None:

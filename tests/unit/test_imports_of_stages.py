@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eagleray.actors.platform import kinds
-from eagleray.cli.up import SCHEDULER, SQL_WORKER
+from eagleray.cli.up import POSTGRES, SCHEDULER, SQL_WORKER
 from eagleray.cluster.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,7 @@ LOADED = {
     "eagleray.actors.writer.worker": LAKE,
     "eagleray.actors.committer": {"ray", *LAKE},
     "eagleray.sql.worker": LAKE - {"sqlalchemy"},
+    "eagleray.sql.postgres.server": LAKE - {"sqlalchemy"},
     "eagleray.jobs.schedule.scheduler": LAKE,
 }
 
@@ -38,5 +39,6 @@ def test_a_stage_loads_nothing_that_it_does_not_use(module: str) -> None:
 
 
 def test_every_pools_stage_is_held() -> None:
-    pools = kinds(Config(), SQL_WORKER, SCHEDULER)
+    config = Config.model_validate({"sql": {"postgres": {}}})
+    pools = kinds(config, SQL_WORKER, SCHEDULER, POSTGRES)
     assert {kind.module for kind in pools.values()} <= set(LOADED)

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.config import Config
 from eagleray.cluster.events.arbiter import Arbiter
 from eagleray.cluster.events.columns import EventColumns
 from eagleray.cluster.events.judge import Judge, Judged
 from eagleray.cluster.events.stream import load_streams
 from eagleray.cluster.events.verdict import Submission
+from eagleray.cluster.sections import EdgeConfig, StreamConfig
 
 DATA = Path(os.environ.get("EAGLERAY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 NOW_US = 1_767_225_600_000_000  # 2026-01-01

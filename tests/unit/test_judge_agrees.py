@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.events.arbiter import Acceptance
 from eagleray.cluster.events.json_reader import Reader, Reading
 from eagleray.cluster.events.judge import Judge
 from eagleray.cluster.events.stream import Stream, load_streams
 from eagleray.cluster.events.verdict import Submission
+from eagleray.cluster.sections import EdgeConfig, StreamConfig
 from tests.examples import examples
 
 NOW_US = 1_800_000_000_000_000
@@ -225,7 +226,7 @@ def general(stream: Stream) -> Judge:
 
 def by_arbiter(stream: Stream, lines: list[bytes]) -> Any:
     judge = general(stream)
-    judge._reader = ArbiterOnly(stream.events.shape(), judge._arbiter, EDGE.event_bytes_max)
+    judge._reader = ArbiterOnly(stream.events.shape(), judge._arbiter, EDGE.event_bytes_max, judge._reader._items)
     return judge.judge([Submission("s", "ndjson", b"\n".join(lines))], NOW_US)
 
 
@@ -235,7 +236,7 @@ def assert_same(fast: Any, slow: Any) -> None:
     assert fast.batch.equals(slow.batch) or fast.batch.to_pylist() == slow.batch.to_pylist()
 
 
-@examples(300)
+@examples(150)
 @given(documents, st.lists(events(), min_size=1, max_size=5))
 def test_fast_path_and_arbiter_give_one_verdict_and_one_value(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], sent: list[bytes]
@@ -256,7 +257,7 @@ def test_fast_path_and_arbiter_give_one_verdict_and_one_value(
         ]
 
 
-@examples(100)
+@examples(50)
 @given(documents, st.lists(events(), min_size=1, max_size=5))
 def test_an_array_is_judged_as_its_elements_are_as_lines(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], sent: list[bytes]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from eagleray.cluster.config import Config, EdgeConfig, StreamConfig
+from eagleray.cluster.config import Config
 from eagleray.cluster.events.judge import Judge, Judged
 from eagleray.cluster.events.stream import load_streams
 from eagleray.cluster.events.verdict import Submission
+from eagleray.cluster.sections import EdgeConfig, StreamConfig
 
 ROOT = Path(os.environ.get("EAGLERAY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 SUITE = ROOT / "jsonparse" / "JSONTestSuite" / "test_parsing"

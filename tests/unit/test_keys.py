@@ -121,9 +121,9 @@ def test_command_prints_the_key_alone_once(project: Path) -> None:
     assert made.stdout == f"{secret}\n" and secret.startswith("er_")
     listed = run(app, ["list", "-c", str(project)])
     assert listed.exit_code == 0 and secret not in listed.stdout
-    assert listed.stdout.splitlines()[1].split()[:3] == ["shop", "read,write:ui", "100/s"]
+    assert listed.stdout.splitlines()[2].split()[:3] == ["shop", "read,write:ui", "100/s"]
     assert run(app, ["revoke", "shop", "-c", str(project)]).exit_code == 0
-    assert "-" not in run(app, ["list", "-c", str(project)]).stdout.splitlines()[1].split()
+    assert "-" not in run(app, ["list", "-c", str(project)]).stdout.splitlines()[2].split()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from pyiceberg.types import DateType, LongType, NestedField, StringType, Timesta
 
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.partitioning import split
+from eagleray.cluster.windowing.page import Range, values
 from tests.lake_tables import EVENTS, NOON_US, SCHEMA, TIME, event_rows, make_lake, make_stream
 
 DAY_US = 86_400_000_000
@@ -182,12 +183,13 @@ def test_window_rows_are_those_that_start_within(tmp_path: Path) -> None:
     rows = pa.table({"window_start": starts, "window_end": starts, "user": ["b", None, "a"], "c": [3, 1, 2]})
     rows = rows.append_column("day", pa.array([None, None, datetime.date(2015, 9, 12)], pa.date32()))
     lake.commit("s.w", lake.write("s.w", rows), {"closed": -(2**62)}, {"closed": NOON_US})
-    found = lake.window_rows("s.w", NOON_US, NOON_US + 120_000_000)
+    keys = ["window_start", "window_end", "user", "day"]
+    found = values(lake.window_rows("s.w", keys, Range(NOON_US, NOON_US + 120_000_000, None, 10)))
     assert [(row["window_start"], row["user"], row["day"], row["c"]) for row in found] == [
         ("2015-09-12T12:00:00Z", None, None, 1),
         ("2015-09-12T12:01:00Z", "a", "2015-09-12", 2),
     ]
-    assert len(lake.window_rows("s.w", None, None)) == 3
+    assert lake.window_rows("s.w", keys, Range(None, None, None, 10)).num_rows == 3
 
 
 def test_dates_stay_dates(tmp_path: Path) -> None:

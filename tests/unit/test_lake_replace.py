@@ -89,6 +89,29 @@ def test_append_that_comes_first_is_kept(lake: Lake) -> None:
     assert lake.progress(EVENTS) == {"p0": 5}
 
 
+def test_a_compaction_is_patient_with_a_stream_that_comes_first_again_and_again(lake: Lake) -> None:
+    for step in range(3):
+        land(lake, step)
+    steps = iter(range(3, 12))
+
+    def overtaken(real: Callable[..., Any]) -> Callable[..., Any]:
+        def commit(*args: Any, **kwargs: Any) -> Any:
+            if (step := next(steps, None)) is not None:
+                lake._catalog.commit_table = real  # type: ignore[method-assign]
+                land(lake, step)
+                lake._catalog.commit_table = commit  # type: ignore[method-assign]
+            return real(*args, **kwargs)
+
+        return commit
+
+    change = merged(lake)
+    with catalog_commits(lake, overtaken):
+        lake.replace(EVENTS, change)
+    assert next(steps, None) is None
+    assert numbers(lake) == list(range(12))
+    assert len(lake.pin(EVENTS).plan().files) == 10
+
+
 def test_file_that_is_gone_already_refuses_the_change(lake: Lake) -> None:
     land(lake, 0)
     land(lake, 1)
@@ -232,7 +255,7 @@ def test_any_interleaving_keeps_exactly_the_rows(tmp_path_factory: pytest.TempPa
     lake = make_lake(tmp_path_factory.mktemp("lake"))
     expected: set[int] = set()
     staged: set[int] | None = None
-    at = 0
+    at, number = 0, 1000
     for step in steps:
         if step == "append":
             land(lake, at, 2)
@@ -252,8 +275,9 @@ def test_any_interleaving_keeps_exactly_the_rows(tmp_path_factory: pytest.TempPa
         elif step == "expire":
             lake.expire(EVENTS, Retention(1, 0, 0))
         elif step == "stage" and expected:
-            lake.replace(EVENTS, Change(added=lake.write(EVENTS, event_rows(1, 1000 + at)), branch="audit"))
-            staged = expected | {1000 + at}
+            number += 1  # each staged row has a number of its own, also where nothing was appended in between
+            lake.replace(EVENTS, Change(added=lake.write(EVENTS, event_rows(1, number)), branch="audit"))
+            staged = expected | {number}
         elif step == "forward" and staged is not None:
             if _forwarded(lake):
                 expected = staged

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from eagleray.cluster.clock import ManualClock
-from eagleray.cluster.config import StreamConfig
 from eagleray.cluster.errors import LogCorrupt, OffsetOutOfRange
 from eagleray.cluster.events.field_path import FieldPath
 from eagleray.cluster.events.schema import EventSchema
@@ -19,7 +18,9 @@ from eagleray.cluster.log.dedup.deduplicator import Deduplicator
 from eagleray.cluster.log.memory import MemoryLog
 from eagleray.cluster.log.protocol import Bounds, Entry, Kind
 from eagleray.cluster.log.reader import Chunk, PartitionReader
-from eagleray.cluster.log.record import decode_batch, decode_batches, decode_control, encode_batch, encode_control
+from eagleray.cluster.log.record import decode_batches, decode_control, encode_batch, encode_control
+from eagleray.cluster.sections import StreamConfig
+from eagleray.cluster.state.files import FilesPlace
 
 EVENT = pa.schema([pa.field("user", pa.string()), pa.field("n", pa.int64()), pa.field("tags", pa.list_(pa.string()))])
 MANY = 1 << 40
@@ -127,16 +128,23 @@ def test_records_of_an_older_schema_are_read_as_the_present_one(log: MemoryLog) 
     events = read(PartitionReader(log, stream(now), 0, 0, None)).events
     assert events.column("n").to_pylist() == [1.0, 2.0, 0.5, 3.0]
     assert events.column("new").to_pylist() == [None, None, {"a": 1}, None]
-    assert "tags" not in events.column_names
+    assert events.column("_extra").to_pylist() == ['{"tags":["1"]}', '{"tags":["2"]}', None, '{"tags":["3"]}']
 
 
-def test_a_value_that_does_not_fit_its_new_type_stops_the_reader(log: MemoryLog) -> None:
+def test_what_is_json_text_is_said_by_each_record_itself() -> None:
+    wanted = pa.schema([pa.field("v", pa.string(), metadata={"json": "1"})])
+    for json, value in ((None, '"1"'), ({"json": "1"}, "1"), (None, '"1"')):
+        schema = pa.schema([pa.field("v", pa.string(), metadata=json)])
+        record = encode_batch(pa.RecordBatch.from_pylist([{"v": "1"}], schema=schema))
+        assert decode_batches([record], wanted).to_pydict() == {"v": [value]}
+
+
+def test_a_value_that_does_not_fit_its_new_type_is_kept_as_an_unknown_field(log: MemoryLog) -> None:
+    changed = stream(pa.schema([pa.field("USER", pa.int64()), pa.field("tags", pa.list_(pa.int64()))]))
     append(log, batch(1))
-    changed = stream(pa.schema([pa.field("user", pa.int64())]))
-    reader = PartitionReader(log, changed, 0, 0, None)
-    with pytest.raises(LogCorrupt, match="s/0: records 0 to 0: column user was string and is int64 now"):
-        reader.read(MANY)
-    assert reader.position == 0
+    events = read(PartitionReader(log, changed, 0, 0, None)).events
+    (row,) = events.select(["USER", "tags", "_extra"]).to_pylist()
+    assert row == {"USER": None, "tags": [1], "_extra": '{"user":"u1","n":1}'}
 
 
 def test_a_record_that_cannot_be_decoded_moves_and_remembers_nothing(log: MemoryLog) -> None:
@@ -178,14 +186,14 @@ def test_a_reader_restored_from_saved_ids_answers_as_the_one_that_went_on(
         append(log, batch(i, i - 3, i - 15))
         clock.advance(10)
     first = Deduplicator(100)
-    first.restore(tmp_path, 0)
+    first.restore(FilesPlace(tmp_path, "ids"), 0)
     reader = PartitionReader(log, stream(), 0, 0, first, ["n"])
     while reader.position < 12:
         read(reader, 1)
-    first.save(tmp_path, 12)
+    first.save(FilesPlace(tmp_path, "ids"), 12)
     expected = read(reader)
     second = Deduplicator(100)
-    assert second.restore(tmp_path, 12) == 12
+    assert second.restore(FilesPlace(tmp_path, "ids"), 12) == 12
     assert read(PartitionReader(log, stream(), 0, 12, second, ["n"])).events.equals(expected.events)
 
 
@@ -193,9 +201,12 @@ def test_a_reader_restored_from_saved_ids_answers_as_the_one_that_went_on(
 def test_a_batch_survives_its_record(rows: int) -> None:
     made = batch(*range(rows))
     payload = encode_batch(made)
-    assert decode_batch(payload).equals(made)
-    assert decode_batch(payload, ["tags", "missing"]).equals(made.select(["tags"]))
-    assert decode_batch(encode_batch(made.slice(rows // 2))).equals(made.slice(rows // 2))
+    assert decode_batches([payload], made.schema).equals(pa.table(made))
+    less = pa.schema([made.schema.field("tags"), ("missing", pa.int8())])
+    expected = pa.table(made.select(["tags"])).append_column("missing", pa.nulls(rows, pa.int8()))
+    assert decode_batches([payload], less).equals(expected)
+    part = made.slice(rows // 2)
+    assert decode_batches([encode_batch(part)], made.schema).equals(pa.table(part))
 
 
 def test_a_record_of_one_event_is_small() -> None:

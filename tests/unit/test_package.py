@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,39 @@ def test_a_users_typed_job_passes_mypy_strict(tmp_path: Path) -> None:
     file.write_text(JOB.replace("output=", "outputs="))  # the decorator's options are known
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, cwd=tmp_path)
     assert ran.returncode == 1 and 'Unexpected keyword argument "outputs"' in ran.stdout
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_wheel_holds_the_library_in_c_the_documentation_and_the_projects_of_init_and_demo(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("eagleray", "cluster", "sql", "actors", "jobs", "cli", "examples", "docs"):
+        ignored = shutil.ignore_patterns("__pycache__", "_columnar.*")
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+    ]
+    subprocess.run([*command, str(source)], check=True, cwd=tmp_path, timeout=250)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = zipfile.ZipFile(wheel).namelist()
+    for expected in (
+        "eagleray/cluster/events/_columnar.",
+        "eagleray/py.typed",
+        "eagleray/docs/jobs.md",
+        "eagleray/cli/project/eagleray.yaml",
+        "eagleray/cli/project/gitignore",
+        "eagleray/cli/demo/project/eagleray.yaml",
+        "eagleray/cli/sizing.yaml",
+    ):
+        assert any(name.startswith(expected) for name in held), expected
+    assert all(name.startswith(("eagleray/", "eagleray-")) for name in held)

@@ -15,8 +15,9 @@ from eagleray.cluster.lake.stream_tables import table_specs
 from eagleray.jobs.model import Check, Limits, Schedule
 from eagleray.jobs.project.header import Header
 from eagleray.jobs.project.load import load_project, stream_tables
-from tests.jobs_project import make_project, sql_file
-from tests.lake_tables import make_lake, make_stream
+from tests.jobs_project import make_project, produce, sql_file, sql_job
+from tests.lake_tables import event_rows, make_lake, make_stream
+from tests.sql_lake import land
 
 
 def refusal(directory: Path, files: dict[str, str]) -> str:
@@ -82,14 +83,14 @@ def test_defaults_come_from_the_configuration(tmp_path: Path) -> None:
 
 
 WRONG_HEADERS = {
-    "outputs: x.y": "jobs/a.sql:3: outputs: unknown key; expected output, mode, engine",
+    "outputs: x.y": "jobs/a.sql:3: outputs: unknown key; did you mean output",
     "output: reports": "jobs/a.sql:3: output is there twice, first on line 2",
-    "mode: replace": "jobs/a.sql:3: mode: Input should be 'full', 'overwrite_partitions', 'append', 'merge' or",
+    "mode: replace": "jobs/a.sql:3: mode: Input should be 'full', 'overwrite_partitions', 'append', 'merge', 'incremental' or",
     "engine: spark": "jobs/a.sql:3: engine: Input should be 'duckdb', 'daft' or 'ray', found 'spark'",
     "engine: ray": "jobs/a.sql:3: engine: ray runs Python functions; expected duckdb or daft for SQL",
     "mode: merge": "mode merge needs key",
     "mode: overwrite_partitions": "mode overwrite_partitions needs partition_by",
-    "key: [x]": "key goes with mode merge or incremental, found mode full",
+    "key: [x]": "key goes with mode merge, history or incremental, found mode full",
     "key: {}": "jobs/a.sql:3: key: ",
     "key: []": "jobs/a.sql:3: key: Value should have at least 1 item",
     'schedule: "0 25 * * *"': "jobs/a.sql:3: schedule: '0 25 * * *' is no cron expression",
@@ -265,7 +266,7 @@ WRONG_FUNCTIONS = {
     "@job(output='a.b', mode='merge')\ndef f(): ...": "jobs/f.py:3: mode merge needs key",
     "@job(output='a.b', schedule='x')\ndef f(): ...": "jobs/f.py:3: schedule: expected five fields",
     "@job(output='a.b')\ndef f(x): ...": "jobs/f.py:3: f: x: expected a default, table(\"namespace.table\"), or",
-    "@job(output='a.b')\ndef f(x: int = table('s.events')): ...": "jobs/f.py:3: f: x: expected an annotation out of pa.Table",
+    "@job(output='a.b')\ndef f(x: int = table('s.events')): ...": "jobs/f.py:3: f: x: expected one of the annotations pa.Table",
     "@job(output='a.b')\ndef f(x: 'pl.DataFrame' = table('s.events')): ...": "jobs/f.py:3: f: an annotation cannot be read",
     "@job(output='a.b')\ndef f(x=table('events')): ...": "jobs/f.py:3: f: x: 'events' is no table; expected namespace.table",
     "@job(output='a.b')\ndef f(x=table('s.events', where='n >')): ...": "jobs/f.py:3: f: x: in 'SELECT * FROM s.events WHERE (n >",
@@ -291,3 +292,24 @@ def test_the_project_of_a_configuration_file_is_beside_it(tmp_path: Path) -> Non
     (tmp_path / "etl").mkdir()
     (tmp_path / "etl" / "a.sql").write_text(sql_file("SELECT 1 AS x"))
     assert list(load_project(load_config(tmp_path / "eagleray.yaml", environ={})).jobs) == ["a"]
+
+
+def test_yes_and_no_are_words_among_values_and_answers_to_a_switch(tmp_path: Path) -> None:
+    checks = "[{accepted_values: {column: a, values: [yes, no, off, true]}}]"
+    config = make_project(
+        tmp_path, {"a.sql": sql_file("SELECT 1 AS a", checks=checks, schedule="0 2 * * *", catch_up="yes")}
+    )
+    job = load_project(config).jobs["a"]
+    assert job.checks[0].options["values"] == ("yes", "no", "off", True)
+    assert job.schedule and job.schedule.catch_up is True
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\f", "\v", "\x1c", "\x1d", "\x1e"])
+def test_only_newlines_end_a_line(tmp_path: Path, sign: str) -> None:
+    statement = f"SELECT 'a{sign}b' AS a,\n  1 AS b"
+    job = load_project(make_project(tmp_path, {"a.sql": sql_file(statement)})).jobs["a"]
+    assert job.source.sql == statement and job.source.line == 4
+    ran = sql_job(f"SELECT 'a{sign}b' AS a FROM s.events", "s.events")
+    lake = make_lake(tmp_path / "lake")
+    land(lake, event_rows(1))
+    assert produce(lake.config, ran, tmp_path)["a"].to_pylist() == [f"a{sign}b"]

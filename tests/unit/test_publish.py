@@ -92,10 +92,42 @@ def test_check_selects_the_rows_that_break_it(tmp_path: Path, one: Check, broken
     lake.ensure_output("ref.keys", keys.schema)
     lake.replace("ref.keys", Change(added=lake.write("ref.keys", keys)))
     now_us = int(datetime(2015, 9, 14, 12, tzinfo=UTC).timestamp()) * 1_000_000
+    types = {(OUTPUT, "k"): "VARCHAR", (OUTPUT, "v"): "BIGINT", ("ref.keys", "id"): "VARCHAR"}
     with Sql(lake.config) as sql:
-        found = sql.query(breaking(one, OUTPUT, now_us), 60).table.to_pylist()
+        found = sql.query(breaking(one, OUTPUT, now_us, types), 60).table.to_pylist()
     found = sorted(({k: row[k] for k in broken[0]} if broken else row for row in found), key=repr)
     assert found == broken
+
+
+@pytest.mark.parametrize(
+    ("values", "passes"),
+    [
+        ((True, False), {"true", "false"}),
+        ((1, 2), {"1", "2"}),
+        (("yes", "no"), {"yes", "no"}),
+        ((1.5,), {"1.5"}),
+    ],
+)
+def test_accepted_values_of_text_are_text(tmp_path: Path, values: tuple[Any, ...], passes: set[str]) -> None:
+    lake, job = open_lake(tmp_path), make_job("full", checks=(check("accepted_values", column="K", values=values),))
+    for text in ["t", "1", "false", "true", "01", "2", "yes", "no", "y", "1.5", "1.50"]:
+        try:
+            run(lake, job, rows((D, text, 1)), text)
+        except ChecksFailed:
+            assert text not in passes
+        else:
+            assert text in passes
+
+
+def test_relationships_of_text_and_numbers_are_of_text(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    keys = pa.table({"id": [1, 2]})
+    lake.ensure_output("ref.keys", keys.schema)
+    lake.replace("ref.keys", Change(added=lake.write("ref.keys", keys)))
+    to = Check("relationships", {"column": "k", "to": "ref.keys", "field": "id"}, "k", ("ref.keys",))
+    run(lake, make_job("full", checks=(to,)), rows((D, "1", 1)))
+    with pytest.raises(ChecksFailed):
+        run(lake, make_job("full", checks=(to,)), rows((D, "01", 1)), "r2")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +142,7 @@ def test_check_that_cannot_be_asked_is_refused_and_publishes_nothing(tmp_path: P
     lake = open_lake(tmp_path)
     with pytest.raises(QueryRejected, match=message):
         run(lake, make_job("full", checks=(one,)), rows((D, "a", 1)))
-    assert content(lake) == []
+    assert content(lake) == [] and lake.branches(OUTPUT) == []
 
 
 def test_runs_of_several_periods_at_once_all_land(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -12,12 +14,15 @@ from hypothesis import strategies as st
 
 from eagleray.cluster.errors import ChecksFailed, CommitFailed, ConfigError
 from eagleray.cluster.lake.compaction import compact
+from eagleray.cluster.lake.lake import Lake
+from eagleray.cluster.lake.replace import Change
 from eagleray.cluster.lake.table_layout import PartitionField, parse_layout
-from eagleray.jobs.model import Mode
+from eagleray.jobs.model import Mode, Schedule
 from eagleray.jobs.period import Period, daily
 from eagleray.jobs.publish.partitions import Owner
 from eagleray.jobs.publish.publish import incremental_positions, publish
 from eagleray.jobs.publish.run_mark import RunMark
+from eagleray.jobs.schedule.ticks import periods_of_day
 from tests.examples import examples
 from tests.published import DAY, NEXT_DAY, OUTPUT, content, make_job, open_lake, rows, run
 
@@ -73,6 +78,29 @@ def test_append_replaces_what_the_same_period_appended(tmp_path: Path) -> None:
     assert ("b", "2015-09-13", 2) in found
 
 
+def appended(lake: Lake, schedule: str | None, day: date, hour: int | None = None) -> list[str]:
+    """The values after a run for a day, or for an hour of it: `v` of each row says which hours it is of."""
+    job = make_job("append", schedule=Schedule(schedule) if schedule else None)
+    period = daily(day) if hour is None else periods_of_day(job.schedule, day, "UTC")[hour]
+    hours = range(24) if hour is None else [hour]
+    run(lake, job, rows(*((day, f"{period.label}", at) for at in hours)), f"{schedule}{day}{hour}", period)
+    return [f"{d.day}:{v}" for d, _, v in content(lake)]
+
+
+def test_a_changed_schedule_doubles_nothing(tmp_path: Path) -> None:
+    lake, hourly = open_lake(tmp_path), "0 * * * *"
+    for hour in (3, 4):
+        appended(lake, hourly, D, hour)
+    appended(lake, hourly, E, 3)
+    assert sorted(appended(lake, None, D)) == sorted(["13:3", *(f"12:{hour}" for hour in range(24))])
+    assert len(appended(lake, None, D)) == 25  # again
+    with pytest.raises(ConfigError, match=r"rows of 2015-09-12 00:00 to 2015-09-13 00:00 UTC, .*-12T05"):
+        appended(lake, hourly, D, 5)
+    assert len(appended(lake, hourly, E, 5)) == 26
+    assert len(appended(lake, hourly, E, 3)) == 26
+    assert len(appended(lake, "0 3 * * *", date(2015, 9, 14))) == 50
+
+
 def test_run_number_is_given_by_the_commit_and_not_by_the_writing(tmp_path: Path) -> None:
     lake, job = open_lake(tmp_path), make_job("append")
     run(lake, job, rows((D, "first", 1)))
@@ -117,6 +145,28 @@ def test_key_that_the_result_has_twice_is_refused(tmp_path: Path) -> None:
     assert content(lake) == []
 
 
+def test_positions_belong_to_the_table_whatever_the_job_is_called(tmp_path: Path) -> None:
+    lake, job = open_lake(tmp_path), make_job("incremental")
+    run(lake, job, rows((D, "a", 1)), "r1", positions={"s.events": {"p0": 3}})
+    renamed = replace(job, name="edits")
+    assert incremental_positions(lake, renamed) == {"s.events": {"p0": 3}}
+    run(lake, renamed, rows((D, "b", 1)), "r2", positions={"s.events": {"p0": 5}}, since={"s.events": {"p0": 3}})
+    assert incremental_positions(lake, job) == {"s.events": {"p0": 5}}
+
+
+@pytest.mark.parametrize(("names", "found"), [(["daily"], 0), (["old"], 0), (["a", "daily"], 1), (["a", "b"], None)])
+def test_positions_of_earlier_versions_are_found(tmp_path: Path, names: list[str], found: int | None) -> None:
+    lake, job = open_lake(tmp_path), make_job("incremental")
+    lake.ensure_output(OUTPUT, rows().schema)
+    written = {f"eagleray.positions.{name}": json.dumps({"s.events": {"p0": at}}) for at, name in enumerate(names)}
+    lake.replace(OUTPUT, Change(properties=written))
+    if found is None:
+        with pytest.raises(ConfigError, match=r"has positions of a, b; give the job the name"):
+            incremental_positions(lake, job)
+    else:
+        assert incremental_positions(lake, job) == {"s.events": {"p0": found}}
+
+
 def test_incremental_moves_positions_with_its_rows_and_refuses_what_was_read_twice(tmp_path: Path) -> None:
     lake, job = open_lake(tmp_path), make_job("incremental")
     assert incremental_positions(lake, job) is None
@@ -145,7 +195,7 @@ def test_result_with_more_columns_widens_the_table(tmp_path: Path) -> None:
     run(lake, job, rows(("a",), names=("k",)))
     run(lake, job, rows((D, "b", 1)), "r2")
     assert content(lake) == [(None, "a", None), (D, "b", 1)]
-    with pytest.raises(ConfigError, match="Cannot change column type"):
+    with pytest.raises(ConfigError, match="column k is string in the table and long now"):
         run(lake, job, pa.table({"k": [1]}), "r3")
 
 

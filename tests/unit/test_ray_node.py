@@ -14,7 +14,7 @@ from eagleray.cli.start_phases import Phases
 from eagleray.cli.up import check, up
 from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError
-from eagleray.cluster.ray_node.directories import OWNER, PREFIX, sweep
+from eagleray.cluster.owned_directory import OWNER, PREFIX, sweep
 from eagleray.cluster.ray_node.keeper import raylet_command
 
 PYTHON = "/usr/bin/python3"
@@ -30,7 +30,7 @@ RAYLET = [
 OWNER_PROGRAM = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
-from eagleray.cluster.ray_node.directories import Directory
+from eagleray.cluster.owned_directory import Directory
 held = Directory()
 print(held.path, flush=True)
 sys.stdin.read()

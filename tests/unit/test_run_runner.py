@@ -205,6 +205,58 @@ def test_an_interruption_ends_what_runs_and_is_written_down(config: Config, hist
     assert states == {"a_long": "interrupted", "b_short": "succeeded", "c_after": "interrupted"}
 
 
+WAITING = {
+    "input": "input()",
+    "breakpoint": "breakpoint()",
+    "a subprocess that reads": "import subprocess; assert subprocess.check_output(['cat']) == b''",
+    "a pool": "import multiprocessing as m\nwith m.Pool(2) as p: assert p.map(abs, [-1, 2]) == [1, 2]",
+    "an executor": "import concurrent.futures as c\nwith c.ProcessPoolExecutor(1) as p: assert [*p.map(abs, [1])]",
+}
+
+
+@pytest.mark.parametrize("what", WAITING)
+def test_a_job_that_reads_or_forks_comes_to_an_end(config: Config, run: Run, what: str) -> None:
+    result = run(make_job("w", WAITING[what], timeout_us=60_000_000, retries=0))
+    if what in ("input", "breakpoint"):  # there is nobody to ask
+        assert row(result, "w").failure and row(result, "w").failure.kind == "failed"
+        assert ("EOFError" if what == "input" else "BdbQuit") in log_of(config, result, "w")
+    else:
+        assert row(result, "w").state == "succeeded", row(result, "w").reason
+
+
+def test_a_time_out_ends_what_the_job_has_started(config: Config, run: Run, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    start = "import subprocess as s; a = [s.Popen(['sleep', '600'], start_new_session=n) for n in (False, True)]"
+    note = f"open({str(pids)!r}, 'w').write(' '.join(str(p.pid) for p in a)); time.sleep(600)"
+    result = run(make_job("t", f"{start}; {note}", timeout_us=3_000_000, retries=0))
+    assert row(result, "t").failure and row(result, "t").failure.kind == "timeout"
+    states = [file.read_text() for pid in pids.read_text().split() if (file := Path(f"/proc/{pid}/stat")).exists()]
+    assert all(state.rpartition(")")[2].split()[0] in "ZX" for state in states)
+
+
+def test_what_publishing_the_same_rows_raises_again_is_not_tried_again(run: Run) -> None:
+    for error in ("KeyError('idd')", "ValueError('no')", "TypeError('no')"):
+        result = run(make_job("k", f"raise {error}", retries=2))
+        assert (row(result, "k").state, row(result, "k").attempt) == ("failed", 1)
+    assert row(run(make_job("k", "if attempt < 2: raise OSError('no')", retries=2)), "k").attempt == 2
+
+
+def test_no_secret_is_shown(config: Config, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "s3cret/with+signs")
+    own = config.model_copy(update={"jobs": config.jobs.model_copy(update={"secrets": ("SHOP_TOKEN", "NOT_SET")})})
+    workers = LocalWorkers(own, do)
+    says = "t = os.environ['SHOP_TOKEN']; print('says', t); fail(job, 'GET https://x/?t=' + t, retryable=False)"
+    try:
+        result = Runner(history, workers, own.jobs_dir / "logs").run(planned(make_job("s", says)))
+    finally:
+        workers.close()
+    assert row(result, "s").reason.endswith("GET https://x/?t=***")
+    log = log_of(own, result, "s")
+    assert "says ***" in log and "s3cret" not in log
+    (node,) = reports.nodes_of(history.engine, result.run)
+    assert "s3cret" not in str(node)
+
+
 def test_scratch_of_attempts_does_not_stay(config: Config) -> None:
     workers = LocalWorkers(config, do)
     workers.close()

@@ -6,16 +6,18 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eagleray.cluster.backoff import backoff_s
 from eagleray.jobs.model import Job, Schedule
 from eagleray.jobs.period import daily
 from eagleray.jobs.project.graph import Graph
 from eagleray.jobs.run.outcome import Failure, Outcome
-from eagleray.jobs.run.plan import Plan, periods_on, plan
+from eagleray.jobs.run.plan import Node, Plan, periods_on, plan
 from eagleray.jobs.run.resume import resumed
-from eagleray.jobs.run.run_state import Board, Capacity, backoff_s
+from eagleray.jobs.run.run_state import Board, Capacity
 from tests.job_work import make_job
 
 DAY = date(2026, 5, 1)
@@ -198,7 +200,14 @@ def test_every_graph_comes_to_an_end(data: st.DataObject) -> None:
 
 
 def test_backoff_is_spread() -> None:
-    assert len({backoff_s(1_000_000, 1) for _ in range(20)}) > 10
+    assert len({backoff_s(1.0, 1) for _ in range(20)}) > 10
+
+
+@pytest.mark.parametrize("spread", [0.25, 0.5])
+def test_backoff_doubles_and_stays_within_its_spread(spread: float) -> None:
+    for attempt, middle in ((1, 0.1), (2, 0.2), (5, 1.6)):
+        pauses = [backoff_s(0.1, attempt, spread) for _ in range(200)]
+        assert middle * (1 - spread) <= min(pauses) < max(pauses) <= middle * (1 + spread)
 
 
 def test_periods_of_one_table_run_side_by_side_only_where_each_has_partitions_of_its_own() -> None:
@@ -210,3 +219,11 @@ def test_periods_of_one_table_run_side_by_side_only_where_each_has_partitions_of
         for row in first:
             found.start(row.node.key)
         assert found.startable(0.0) == []
+
+
+def test_a_job_on_ray_counts_with_a_task_of_its_own() -> None:
+    jobs = [replace(make_job(name), engine=engine) for name, engine in (("a", "ray"), ("b", "daft"), ("c", "duckdb"))]
+    nodes = [Node(one, daily(DAY)) for one in jobs]
+    for cores, first in ((1.0, ["a"]), (2.0, ["a"]), (3.0, ["a", "c"]), (5.0, ["a", "b", "c"])):
+        board = Board(nodes, Capacity(9, cores, 9 << 30), {})
+        assert [row.node.job.name for row in board.startable(0.0)] == first

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from eagleray.jobs.model import Job, Schedule
-from eagleray.jobs.schedule.due import MISSED_MAX, claim_of, due, find, next_tick_us
+from eagleray.jobs.schedule.due import MISSED_MAX, claim_of, due, due_since, find, next_tick_us
 from eagleray.jobs.schedule.ticks import ticks
 from tests.job_work import make_job
 
@@ -62,3 +62,17 @@ def test_the_next_tick_is_the_soonest_of_all() -> None:
     jobs = [nightly(), make_job("hourly", schedule=Schedule("0 * * * *")), make_job("manual")]
     assert next_tick_us(jobs, us("2026-03-28T00:30")) == us("2026-03-28T01:00")
     assert next_tick_us([make_job("manual")], 0) is None
+
+
+def test_a_job_is_late_since_its_oldest_period_that_is_due_and_has_not_ended() -> None:
+    job = nightly()
+    since = {job.name: us("2026-03-28T01:00")}
+
+    def late(now: str, **running: int) -> int | None:
+        return due_since([job], since, running, us(now))[job.name]
+
+    assert late("2026-03-28T12:00") is None
+    assert late("2026-03-28T12:00", nightly=us("2026-03-28T01:00")) == us("2026-03-28T01:00")  # it runs
+    assert late("2026-03-31T12:00") == us("2026-03-29T01:00")  # nobody has claimed it
+    assert late("2026-03-31T12:00", nightly=us("2026-03-28T01:00")) == us("2026-03-28T01:00")
+    assert due_since([job], {}, {}, us("2026-03-31T12:00")) == {}  # not seen yet

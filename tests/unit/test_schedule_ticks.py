@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.sections import CalendarConfig, JobsConfig
 from eagleray.jobs.model import Schedule
+from eagleray.jobs.project.calendars import calendar_of
+from eagleray.jobs.project.load import load_project
 from eagleray.jobs.schedule.ticks import last_period, periods_of_day, ticks, ticks_between, whole_days
 from tests.examples import examples
+from tests.jobs_project import make_project, sql_file
 
 BERLIN = "Europe/Berlin"
 ZONES = ["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kathmandu"]
@@ -122,3 +129,47 @@ def test_without_a_schedule_the_last_period_is_yesterday_in_the_projects_zone() 
     assert last_period(None, utc("2026-05-02T23:00"), BERLIN).label == "2026-05-02"
     assert last_period(None, utc("2026-05-02T23:00"), "UTC").label == "2026-05-01"
     assert [period.label for period in periods_of_day(None, date(2026, 5, 2), BERLIN)] == ["2026-05-02"]
+
+
+def test_days_that_are_not_in_the_calendar_have_no_tick_and_the_next_period_reaches_over_them(tmp_path: Path) -> None:
+    (tmp_path / "holidays").write_text("# of 2026\n2026-04-03 Good Friday\n\n2026-04-06\tEaster Monday\n")
+    jobs = JobsConfig(calendars={"de": CalendarConfig(holidays=tmp_path / "holidays")})
+    schedule = Schedule("0 2 * * *", "Europe/Berlin", calendar=calendar_of("de", jobs))
+    found = list(islice(ticks(schedule, datetime(2026, 4, 1, 12, tzinfo=UTC)), 3))
+    assert [(tick.at.date().isoformat(), tick.period.label) for tick in found] == [
+        ("2026-04-02", "2026-04-01"),
+        ("2026-04-07", "2026-04-02"),  # Thursday to Monday in one
+        ("2026-04-08", "2026-04-07"),
+    ]
+    assert all(one.period.end == other.period.start for one, other in pairwise(found))
+    assert calendar_of("business", JobsConfig()).weekdays == frozenset(range(5))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cron", "problem"),
+    [
+        ("nope", "", "0 2 * * *", "jobs.calendars has no 'nope'; there are business, de"),
+        ("de", "2026-13-01", "0 2 * * *", "holidays:1: expected a date such as 2026-12-25"),
+        ("de", "", "0 2 * * 0", "ticks on no day of the calendar de"),
+    ],
+)
+def test_wrong_calendars_are_refused(tmp_path: Path, name: str, text: str, cron: str, problem: str) -> None:
+    (tmp_path / "holidays").write_text(text)
+    jobs = {"calendars": {"de": {"holidays": tmp_path / "holidays"}}}
+    header = sql_file("SELECT 1 AS a", schedule=f'"{cron}"', calendar=name)
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load_project(make_project(tmp_path, {"a.sql": header}, jobs=jobs))
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"sla": "1h"}, "sla goes with schedule"),
+        ({"schedule": "@daily", "wait_for": "{}"}, "one of table, file and url"),
+        ({"schedule": "@daily", "wait_for": "{table: x}"}, "wait_for"),
+        ({"notify": "nobody"}, "jobs.notify has no 'nobody'; there are none"),
+    ],
+)
+def test_wrong_words_about_waiting_and_telling_are_refused(tmp_path: Path, more: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_project(make_project(tmp_path, {"a.sql": sql_file("SELECT 1 AS a", **more)}))

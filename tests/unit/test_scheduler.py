@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from eagleray.cluster.clock import ManualClock
+from eagleray.cluster.clock import ManualClock, SystemClock
 from eagleray.cluster.config import Config
+from eagleray.jobs.model import Condition
+from eagleray.jobs.notify.outbox import late_periods
+from eagleray.jobs.period import daily
 from eagleray.jobs.run import reports
 from eagleray.jobs.run.history import History
 from eagleray.jobs.run.history_schema import claims as rows
 from eagleray.jobs.run.local import LocalWorkers
-from eagleray.jobs.schedule import claims
+from eagleray.jobs.schedule import claims, pauses
 from eagleray.jobs.schedule.claims import Claim
 from eagleray.jobs.schedule.scheduler import Scheduler
+from eagleray.jobs.schedule.sensors import there
 from tests.job_work import do, done
+from tests.lake_tables import event_rows, make_lake
 from tests.running_platform import eventually
+from tests.sql_lake import land
+from tests.told import http_door
 
 DAY_US = 86_400_000_000
 MORNING_US = int(datetime(2026, 3, 27, 8, tzinfo=UTC).timestamp() * 1e6)
@@ -107,9 +114,13 @@ def test_jobs_of_one_tick_run_as_a_graph(
     (run,) = reports.newest_runs(history.engine, 5)
     assert (run["kind"], run["counts"]) == ("schedule", {"succeeded": 2})
     assert done(config, "a") == done(config, "b") == ["2026-03-27 1"]
-    ended = {f"job_runs_total{{job={job},state=succeeded}}": 1.0 for job in "ab"}
-    ended |= {f"job_last_success_seconds{{job={job}}}": clock.now_us() / 1e6 for job in "ab"}
-    eventually(lambda: one.stats() == ended | {"jobs_running": 0})
+    ended = {f"job_runs_total{{job_name={job},state=succeeded}}": 1.0 for job in "ab"}
+    ended |= {f"job_last_success_seconds{{job_name={job}}}": clock.now_us() / 1e6 for job in "ab"}
+    ended |= {f"job_late_seconds{{job_name={job}}}": 0.0 for job in "ab"}
+    ended |= {f"job_duration_seconds_count{{job_name={job}}}": 1 for job in "ab"}
+    ended |= {f"job_duration_seconds_bucket{{job_name={job},le=300}}": 1 for job in "ab"}
+    wanted = ended | {"jobs_running": 0}
+    eventually(lambda: wanted.items() <= one.stats().items())
 
 
 def test_two_schedulers_run_every_period_once(
@@ -170,8 +181,9 @@ def test_a_failed_job_skips_what_needs_it_in_a_later_tick(
     one.look()
     eventually(lambda: states(history).get(("b", "2026-03-27")) == "skipped", every_s=0.05)
     assert done(config, "b") == []
-    counted = {"job_runs_total{job=a,state=failed}": 1.0, "job_runs_total{job=b,state=skipped}": 1.0}
-    eventually(lambda: one.stats() == counted | {"jobs_running": 0})
+    counted = {"job_runs_total{job_name=a,state=failed}": 1.0, "job_runs_total{job_name=b,state=skipped}": 1.0}
+    wanted = counted | {"jobs_running": 0}
+    eventually(lambda: wanted.items() <= one.stats().items())
 
 
 def test_what_a_dead_scheduler_had_claimed_runs_and_what_it_had_finished_does_not(
@@ -199,3 +211,54 @@ def test_a_broken_file_does_not_stop_the_others(
     (config.jobs_folder / "broken.sql").write_text("no header")
     tick(clock, one)
     eventually(lambda: states(history) == {("a", "2026-03-27"): "succeeded"}, every_s=0.05)
+
+
+def test_a_period_waits_for_what_it_was_told_to_and_is_late_when_that_takes_too_long(
+    config: Config, clock: ManualClock, declare: Declare, start: Start, history: History
+) -> None:
+    with http_door() as door:
+        waits = f"[{{file: 'in/$date.*', every: 50ms}}, {{url: '{door.url}/$start', every: 50ms}}]"
+        declare("a", more=f"wait_for: {waits}\nsla: 7h\n")
+        declare("b", more="sla: 7h\n")
+        one = start()
+        seen(history, "a", "b")
+        tick(clock, one)
+        eventually(lambda: states(history) == {("b", "2026-03-27"): "succeeded"}, every_s=0.05)
+        assert late_periods(history.engine, "a") == []
+        clock.advance(2 * 3600 * 1_000_000)
+        eventually(lambda: one.look() or late_periods(history.engine, "a") != [], every_s=0.05)
+        (late,) = late_periods(history.engine, "a")
+        assert late.period == "2026-03-27" and late_periods(history.engine, "b") == []
+        (config.file.parent / "in").mkdir()
+        (config.file.parent / "in" / "2026-03-27.csv").touch()
+        door.pages.add("/2026-03-27T00%3A00%3A00Z")
+        eventually(lambda: one.look() or states(history).get(("a", "2026-03-27")) == "succeeded", every_s=0.05)
+
+
+def test_a_paused_job_is_not_started_until_it_is_resumed(
+    config: Config, clock: ManualClock, declare: Declare, start: Start, history: History
+) -> None:
+    declare("a")
+    declare("b")
+    one = start()
+    seen(history, "a", "b")
+    pauses.pause(history, ["a"])
+    for day in (27, 28):
+        tick(clock, one)
+        eventually(lambda day=day: states(history).get(("b", f"2026-03-{day}")) == "succeeded", every_s=0.05)
+    assert not {key for key in states(history) if key[0] == "a"} and set(pauses.paused(history.engine)) == {"a"}
+    pauses.resume(history, ["a"])
+    one.look()
+    eventually(lambda: states(history).get(("a", "2026-03-28")) == "succeeded", every_s=0.05)
+    assert done(config, "a") == ["2026-03-28 1"]
+
+
+def test_a_table_is_there_when_it_was_committed_to_after_the_period(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    waits = Condition("table", "s.events")
+    assert not there(lake.config, waits, daily(date(2026, 3, 27)))
+    land(lake, event_rows(2))
+    now = datetime.fromtimestamp(SystemClock().now_us() / 1e6, UTC)
+    assert there(lake.config, waits, daily(now.date() - timedelta(days=1)))
+    assert not there(lake.config, waits, daily(now.date() + timedelta(days=1)))
+    assert not there(lake.config, Condition("table", "no.such"), daily(date(2026, 3, 27)))

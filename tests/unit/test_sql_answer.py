@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from eagleray.cluster.errors import QueryRejected
-from eagleray.sql.answer import as_arrow, as_json, as_records
+from eagleray.sql.answer import as_json, as_records, write_arrow, write_json
 from eagleray.sql.query import Sql
 from tests.lake_tables import make_config
 
@@ -73,6 +74,14 @@ def test_a_value_is_json_without_loss(sql: Sql, text: str, kind: str, value: Any
     assert json.loads(encoded) == msgspec.json.decode(msgspec.json.encode(result)) == result
 
 
+@pytest.mark.parametrize("rows", [0, 1, 4096, 4097, 40000])
+def test_the_text_is_that_of_the_value_whatever_its_length(sql: Sql, rows: int) -> None:
+    query = f"SELECT range AS n, [range] AS l, NULL AS x FROM range({rows}) ORDER BY n"
+    answer, text = sql.query(query, 60), io.BytesIO()
+    write_json(answer, text)
+    assert json.loads(text.getvalue()) == as_json(answer)
+
+
 def test_rows_stay_in_order_over_many_batches(sql: Sql) -> None:
     answer = sql.query("SELECT range AS n, [range] AS l, {'n': range} AS s FROM range(40000) ORDER BY n", 60)
     assert as_json(answer)["rows"] == [[n, [n], {"n": n}] for n in range(40000)]
@@ -94,8 +103,9 @@ def test_columns_of_one_name_are_told_apart_in_objects(sql: Sql) -> None:
 
 
 def test_arrow_is_a_stream_with_the_types_of_the_query(sql: Sql) -> None:
-    stream = as_arrow(sql.query("SELECT 1::bigint AS n, TIMESTAMPTZ '2015-09-12 10:00:00Z' AS t WHERE false", 60))
-    schema = pa.ipc.open_stream(stream).read_all().schema
+    stream = io.BytesIO()
+    write_arrow(sql.query("SELECT 1::bigint AS n, TIMESTAMPTZ '2015-09-12 10:00:00Z' AS t WHERE false", 60), stream)
+    schema = pa.ipc.open_stream(stream.getvalue()).read_all().schema
     assert schema == pa.schema([("n", pa.int64()), ("t", pa.timestamp("us", "UTC"))])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from eagleray.cli.query_result import write
+from eagleray.sql.limits import limited_memory, private_bytes
 from eagleray.sql.query import Sql
 from tests.lake_tables import event_rows, make_config, make_lake
 from tests.sql_lake import land
@@ -110,3 +112,10 @@ def test_explain_prints_the_plan_alone(project: Path) -> None:
     done = eagleray(project, "EXPLAIN SELECT user FROM s.events WHERE n = 1")
     assert "Filters: n = 1" in done.stdout
     assert "explain_key" not in done.stdout
+
+
+def test_the_limit_on_memory_ends_with_the_query() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with limited_memory(64 << 20):
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] < private_bytes() + (1 << 30)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

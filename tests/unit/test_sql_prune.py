@@ -147,7 +147,7 @@ def outcome(sql: Sql, text: str) -> object:
         return str(error)
 
 
-@examples(60)
+@examples(20)
 @given(shape=st.sampled_from(SHAPES), first=st.sampled_from(CONDITIONS), second=st.sampled_from(CONDITIONS))
 def test_pruning_never_changes_an_answer(sql: Sql, shape: str, first: str, second: str) -> None:
     text = shape.format(first, second)

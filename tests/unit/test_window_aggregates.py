@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagleray.cluster.config import WindowConfig
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.sections import WindowConfig
 from eagleray.cluster.windowing.assign import lateness_us, panes
 from eagleray.cluster.windowing.definition import parse_window
 from eagleray.cluster.windowing.event_columns import Batch
@@ -227,7 +227,7 @@ def normal(value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@examples(60)
+@examples(20)
 @given(events=st.lists(event, max_size=40).map(number), cuts=st.lists(st.integers(0, 40), max_size=6), data=st.data())
 def test_any_batching_and_merge_order_equals_plain_python(kind, events, cuts, data):
     config = KINDS[kind]
@@ -246,7 +246,7 @@ def test_any_batching_and_merge_order_equals_plain_python(kind, events, cuts, da
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@examples(20)
+@examples(10)
 @given(events=st.lists(event, max_size=40).map(number), cuts=st.lists(st.integers(0, 40), max_size=6))
 def test_rows_are_identical_tables_in_the_same_order(kind, events, cuts):
     layout = layout_of(KINDS[kind])
@@ -258,7 +258,7 @@ def test_rows_are_identical_tables_in_the_same_order(kind, events, cuts):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@examples(30)
+@examples(10)
 @given(events=st.lists(event, min_size=1, max_size=40).map(number), steps=st.lists(st.integers(-80, 200), max_size=5))
 def test_closing_step_by_step_writes_each_window_once(kind, events, steps):
     config = KINDS[kind]

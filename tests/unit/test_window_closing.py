@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.actors.window.state import WindowState
-from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.sections import WindowConfig
 from eagleray.cluster.windowing.definition import parse_window
 from eagleray.cluster.windowing.event_columns import Batch
 from eagleray.cluster.windowing.merge import close, open_rows, select
@@ -154,7 +154,7 @@ def test_final_rows_and_late_events_do_not_depend_on_timing(kind, logs, seed, se
     assert sorted((n, o, s) for n, p in enumerate(partitions) for o, s in p.missed) == sorted(missed)
     # What is open afterwards is what the last events belong to.
     left = [select(layout, p.state.tables(p.state.runs, at_end, None), LATENESS, at_end, None) for p in partitions]
-    assert len(open_rows(layout, left, LATENESS, None, None)) == len(expected) - len(final)
+    assert open_rows(layout, left, LATENESS, None, None).num_rows == len(expected) - len(final)
 
 
 def test_settled_state_is_let_go():

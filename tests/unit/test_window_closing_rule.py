@@ -7,8 +7,9 @@ import pytest
 
 from eagleray.actors.messages import PartitionReport
 from eagleray.actors.window_closing import closing_target, may_close
-from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.sections import WindowConfig
 from eagleray.cluster.windowing.definition import parse_window
+from eagleray.cluster.windowing.era import Definition, Era
 
 EVENT = pa.schema([("t", pa.int64()), ("k", pa.string())])
 
@@ -35,10 +36,12 @@ def test_idle_partitions_follow_the_active_ones(reports: list[PartitionReport], 
 
 @pytest.mark.parametrize("window", [{"tumble": "10us"}, {"hop": "30us", "every": "10us"}])
 def test_a_window_may_close_exactly_when_one_ends_in_between(window: dict[str, str]) -> None:
-    spec = parse_window("", "w", WindowConfig.model_validate({**window, "aggregate": {"n": "count()"}}), EVENT)
+    config = WindowConfig.model_validate({**window, "aggregate": {"n": "count()"}})
+    spec = parse_window("", "w", config, EVENT)
     lateness = 3
     for closed in range(-40, 60):
         for watermark in range(-40, 60):
             ends = [n * 10 + spec.size_us for n in range(-20, 20)]
             expected = any(closed < end + lateness <= watermark for end in ends)
-            assert may_close(spec, lateness, closed, watermark) == expected
+            era = Era(Definition(config, lateness, None, EVENT, pa.schema([]), spec))
+            assert may_close((era,), closed, watermark) == expected

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from eagleray.actors.window.state import WindowState
-from eagleray.cluster.config import WindowConfig
+from eagleray.cluster.sections import WindowConfig
 from eagleray.cluster.windowing.definition import parse_window
 from eagleray.cluster.windowing.event_columns import Batch
 from eagleray.cluster.windowing.merge import close, select

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eagleray.cluster.windowing.assign import missed_windows, panes
 from eagleray.cluster.windowing.definition import WindowSpec
-from eagleray.cluster.windowing.watermark import NEVER, watermarks
+from eagleray.cluster.windowing.watermark import NEVER, bounded_times, watermarks
 
 times = st.lists(st.integers(-(10**6), 10**6), max_size=30)
 
@@ -52,6 +52,14 @@ def test_watermark_is_the_same_however_the_log_is_cut(records, slack, cuts):
         before, at = run(numbered[begin:end], at, slack)
         found += before
     assert (found, at) == (expected, expected_after)
+
+
+@given(times=times, lead=st.integers(0, 100))
+def test_no_event_moves_the_watermark_beyond_its_ingestion_and_the_slack(times, lead):
+    ingested = np.arange(len(times)) * 10
+    _, after = watermarks(bounded_times(int64(times), ingested, lead), int64(range(len(times))), [], NEVER, 0)
+    expected = max((min(t, i + lead) for t, i in zip(times, ingested.tolist(), strict=True)), default=NEVER)
+    assert after == expected
 
 
 @given(times=times, slack=st.integers(0, 100))

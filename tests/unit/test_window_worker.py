@@ -16,16 +16,19 @@ import pytest
 import yaml
 
 from eagleray.actors.committer import Committer
-from eagleray.actors.messages import CLOSED, PartitionId, Topology
+from eagleray.actors.messages import CLOSED, Outdated, PartitionId, Topology
 from eagleray.actors.peer import LocalPeer
 from eagleray.actors.window.worker import NotReady, WindowWorker
 from eagleray.cluster.clock import ManualClock
 from eagleray.cluster.config import load_config
+from eagleray.cluster.errors import BadCursor, LogUnavailable
 from eagleray.cluster.events.stream import load_streams
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.log.backends import open_log
-from eagleray.cluster.log.protocol import Entry, Kind
+from eagleray.cluster.log.protocol import Entry, Kind, Record
 from eagleray.cluster.log.record import decode_control, encode_batch
+from eagleray.cluster.state.protocol import Fenced
+from eagleray.cluster.windowing.watermark import NEVER
 
 PARTITIONS = 2
 SECOND = 1_000_000
@@ -63,7 +66,8 @@ class Rig:
         (directory / "eagleray.yaml").write_text(yaml.safe_dump(whole))
         self.config = load_config(directory / "eagleray.yaml", environ={})
         self.clock = ManualClock(BASE)
-        self.log = open_log(self.config, self.clock)
+        self.wall = ManualClock(BASE + 1_000_000 * SECOND)  # the log's: no event is ahead of it unless a test says so
+        self.log = open_log(self.config, self.wall)
         self.streams = load_streams(self.config)
         self.lake = Lake.open(self.config)
         self.lake.ensure(self.streams)
@@ -101,7 +105,7 @@ class Rig:
         peers = [LocalPeer(f"window-{i}", worker) for i, worker in enumerate(self.workers)]
         owned: dict[PartitionId, Any] = {("s", p): peers[self.owners[p]] for p in range(PARTITIONS)}
         owned |= {("plain", p): peers[0] for p in range(PARTITIONS)}
-        self.committer.topology = Topology(1, owned)
+        self.committer.topology = Topology((1, 0), owned)
         return asyncio.run(self.committer.window_round())
 
     def settle(self) -> None:
@@ -254,7 +258,9 @@ def test_a_worker_killed_after_writing_late_rows_offers_them_once(tmp_path: Path
     rig.workers[0].collect(owned, {})
     rig.read()
     first = rig.workers[0].collect(owned, {}).staged
-    assert [(batch.table, batch.begins, batch.ends) for batch in first] == [("s.late", {"p0": 0}, {"p0": 2})]
+    assert [(batch.table, batch.begins, batch.ends) for batch in first] == [
+        ("s.late", {"p0": 0, "w0": NEVER}, {"p0": 2, "w0": BASE + (1000 - SLACK) * SECOND})
+    ]
     assert rig.workers[0].collect(owned, {}).staged == first  # not landed: the same files again
     rig.kill()
     rig.workers[0].collect(owned, {})
@@ -282,6 +288,74 @@ def test_late_rows_hold_the_whole_event(tmp_path: Path) -> None:
     assert {row["event"] for row in rows} == {expected}
 
 
+def test_a_worker_whose_partition_has_another_owner_lets_it_go_until_newer_orders(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.send(0, [(1, "a", 1)])
+    rig.round()
+    rig.read()
+    zombie, owner = rig.workers[0], rig.new()
+    rig.workers[0] = owner
+    rig.round()
+    rig.read()
+    rig.send(0, [(2, "a", 1)])
+    rig.read()
+    zombie.turn()  # its orders still name the partition
+    zombie._held["s", 0].step()
+    zombie._held["s", 0]._save_at = 0.0
+    zombie.turn()
+    assert ("s", 0) not in zombie._held
+    zombie.turn()
+    assert ("s", 0) not in zombie._held and owner._held["s", 0].epoch == 2
+    owner._held["s", 0].snapshot()  # and the owner was not fenced by it
+    zombie.collect([("s", 0)], {}, {})
+    zombie._retry_at.clear()
+    zombie.turn()
+    assert zombie._held["s", 0].epoch == 3
+
+
+def test_a_former_owner_writes_no_control_record(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.send(0, [(500, "a", 1)])
+    rig.round()
+    rig.read()
+    zombie = rig.workers[0]._held["s", 1]
+    rig.workers[0] = rig.new()
+    rig.round()
+    rig.read()
+    rig.clock.advance(11 * SECOND)
+    with pytest.raises(Fenced):
+        zombie.advance(BASE + 501 * SECOND)
+    assert rig.log.read("s", 1, 0, 1 << 20) == []
+
+
+@pytest.mark.parametrize("broken", [1, 3])
+def test_late_events_are_kept_where_the_log_goes_away_while_their_texts_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    rig = Rig(tmp_path, allowed_lateness="0s")
+    monkeypatch.setattr("eagleray.actors.window.worker.RETRY_S", 0.0)
+    rig.send(0, [(1000, "a", 1), (1001, "b", 1)])
+    rig.send(0, [(5, "late", 2), (1002, "on time", 3)])
+    real, left = rig.log.read, [broken]
+
+    def read(stream: str, partition: int, offset: int, max_bytes: int) -> list[Record]:
+        if max_bytes == 1 and left[0]:  # as the texts of late events are read
+            left[0] -= 1
+            raise LogUnavailable("brokers away")
+        return real(stream, partition, offset, max_bytes)
+
+    monkeypatch.setattr(rig.log, "read", read)
+    rig.round()
+    for _ in range(broken + 1):
+        rig.read()
+    assert left == [0]
+    rig.closing()
+    rig.settle()
+    assert {(window, row) for window, _, _, offset, row in rig.late() if offset == 1} == {(w, 0) for w in WINDOWS}
+    counted = [row for row in rig.rows("by_user") if "late" in row or "on time" in row]
+    assert len(counted) == 1 and "on time" in counted[0]
+
+
 def test_a_silent_partition_stops_holding_back_after_the_idle_timeout(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.send(0, [(1, "a", 1), (2, "b", 2)])
@@ -300,13 +374,38 @@ def test_a_silent_partition_stops_holding_back_after_the_idle_timeout(tmp_path: 
     rig.settle()
     assert rig.rows("by_user") == [(0, 10, "a", 1, 1), (0, 10, "b", 1, 2)]
     controls = [decode_control(r.payload) for r in rig.log.read("s", 1, 0, 1 << 20) if r.kind == Kind.CONTROL]
-    assert controls == [{"advance": BASE + (501 - SLACK) * SECOND, "expected": 0}]
+    assert controls == [{"advance": BASE + (501 - SLACK) * SECOND, "expected": 0, "epoch": 1}]
     # From the log alone, a new worker comes to the same watermark.
     rig.kill()
     rig.round()
     rig.read()
     report = rig.workers[0].collect([("s", 1)], {}).partitions["s", 1]
     assert report.watermark_us == BASE + (501 - SLACK) * SECOND
+
+
+def test_one_clock_that_is_ahead_makes_nobody_late(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, clock_slack="1s")
+    rig.wall.advance(-1_000_000 * SECOND)
+    rig.send(0, [(0, "a", 1)])
+    rig.send(0, [(3300, "ahead", 7)])  # 55 minutes
+    on_time = 0
+    for second in range(0, 300, 6):  # events up to as late as they may be, for five minutes
+        rig.send(0, [(second, "a", 1), (second - SLACK - LATENESS + 1, "b", 1)])
+        rig.send(1, [(second, "c", 1)])
+        rig.wall.advance(6 * SECOND)
+        on_time += 3
+    rig.read()
+    rig.settle()
+    assert rig.late() == []
+    rig.kill()  # a replay computes the same
+    rig.wall.advance(4000 * SECOND)
+    for partition in range(PARTITIONS):
+        rig.send(partition, [(4000, "end", 0)])
+    rig.settle()
+    rows = rig.rows("by_user")
+    assert sum(n for _, _, user, n, _ in rows if user in "abc") == on_time + 1
+    assert [row for row in rows if row[2] == "ahead"] == [(3300, 3310, "ahead", 1, 7)]
+    assert rig.late() == []
 
 
 def test_a_partition_that_is_behind_is_not_idle(tmp_path: Path) -> None:
@@ -366,7 +465,8 @@ def test_open_windows_can_be_seen(tmp_path: Path) -> None:
     rig.round()
     rig.read()
     rig.round()
-    found = asyncio.run(rig.committer.windows("s", "by_user", None, None))
+    found, cursor = asyncio.run(rig.committer.windows("s", "by_user", None, None, None, 10))
+    assert cursor is None
     assert found == [
         {
             "window_start": "2015-09-12T12:00:00Z",
@@ -385,8 +485,34 @@ def test_open_windows_can_be_seen(tmp_path: Path) -> None:
             "final": False,
         },
     ]
-    later = asyncio.run(rig.committer.windows("s", "by_user", BASE + 10 * SECOND, None))
+    later, _ = asyncio.run(rig.committer.windows("s", "by_user", BASE + 10 * SECOND, None, None, 10))
     assert [row["user"] for row in later] == ["b"]
+
+
+def test_pages_of_final_and_open_windows_hold_every_row_once_and_in_order(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    for at in range(0, 60, 3):
+        rig.send(at % 2, [(at, user, 1) for user in ("b", "a", None, "c")])
+    rig.round()
+    rig.read()
+    rig.round()
+    rig.round()
+    whole, _ = asyncio.run(rig.committer.windows("s", "by_user", None, None, None, 1000))
+    assert {row["final"] for row in whole} == {True, False}  # the pages go over the edge between the two
+    assert [row["user"] for row in whole[:4]] == ["a", "b", "c", None]
+    for size in (1, 3, 4, 7):
+        rows, cursor, pages = [], None, 0
+        while True:
+            page, cursor = asyncio.run(rig.committer.windows("s", "by_user", None, None, cursor, size))
+            assert len(page) <= size
+            rows += page
+            pages += 1
+            if cursor is None:
+                break
+        assert rows == whole and pages == -(-len(whole) // size)
+    for bad in ([], [1], ["x", 1, "a"], [1, 2, 3], [2**70, 1, "a"]):
+        with pytest.raises(BadCursor):
+            asyncio.run(rig.committer.windows("s", "by_user", None, None, bad, 10))
 
 
 def test_partials_are_refused_until_the_partition_is_there(tmp_path: Path) -> None:
@@ -464,3 +590,46 @@ def test_background_thread_reads_and_stops(tmp_path: Path) -> None:
     worker.stop()
     assert worker._thread is not None and not worker._thread.is_alive()
     assert list((rig.config.state_dir / "s" / "window" / "p0").glob("*.snap"))
+
+
+def test_a_collect_that_comes_after_its_successor_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.send(0, [(1, "a", 1)])
+    rig.settle()
+    (worker,) = rig.workers
+    owned = [("s", 0), ("s", 1)]
+    worker.collect(owned, {}, {}, (2, 1, 7))
+    for older in [(2, 1, 7), (2, 1, 6), (2, 0, 900), (1, 99, 99)]:
+        with pytest.raises(Outdated, match=r"came after \(2, 1, 7\)"):
+            worker.collect([], {}, {}, older)
+        worker.turn()
+    assert set(worker.collect(owned, {}, {}, (2, 2, 1)).partitions) == set(owned)  # nothing was let go
+
+
+def test_windows_without_rows_are_looked_at_once_for_each_watermark(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, filter="n > 100", windows={"by_user": WINDOWS["by_user"]})
+    asked: list[str] = []
+
+    class Counting(LocalPeer):
+        async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+            asked.append(method)
+            return await super().call(method, *args, timeout_s=timeout_s)
+
+    def rounds(count: int) -> int:
+        peer = Counting("window-0", rig.workers[0])
+        rig.committer.topology = Topology((1, 0), {(s, p): peer for s in ("s", "plain") for p in range(PARTITIONS)})
+        asked.clear()
+        for _ in range(count):
+            asyncio.run(rig.committer.window_round())
+            rig.read()
+        return asked.count("merge")
+
+    for partition in range(PARTITIONS):
+        rig.send(partition, [(1, "a", 1), (1000, "a", 1)])
+    assert rounds(8) == 1
+    for partition in range(PARTITIONS):
+        rig.send(partition, [(1100, "a", 1)])
+    assert rounds(8) == 1
+    for partition in range(PARTITIONS):
+        rig.send(partition, [(1105, "a", 200), (1200, "a", 1)])
+    assert rounds(8) == 1 and rig.rows("by_user") == [(1100, 1110, "a", 2, 400)]

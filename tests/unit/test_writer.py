@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from eagleray.actors.messages import PartitionId, Staged, WorkerReport
+from eagleray.actors.messages import Outdated, PartitionId, Staged, WorkerReport
 from eagleray.actors.writer import worker as worker_module
-from eagleray.actors.writer.replay import LogUpTo, replay_start
 from eagleray.actors.writer.worker import WriterWorker
 from eagleray.cluster.clock import ManualClock
 from eagleray.cluster.config import Config
@@ -24,6 +24,7 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.log.memory import MemoryLog
 from eagleray.cluster.log.protocol import Entry, Kind
 from eagleray.cluster.log.record import encode_batch
+from eagleray.cluster.seen_ids import LogUpTo
 from tests.lake_tables import NOON_US, TIME, make_config, make_stream
 
 PARTITIONS = 2
@@ -465,21 +466,6 @@ def test_counters_tell_rows_and_duplicates(bench: Bench) -> None:
     assert not bench.worker._reading.is_alive()
 
 
-def test_replay_starts_two_horizons_back() -> None:
-    clock = ManualClock(NOON_US)
-    log = MemoryLog(1, clock)
-    append: Callable[[], object] = lambda: log.append("s", [Entry(0, Kind.CONTROL, 0, b"{}")])  # noqa: E731
-    for _ in range(100):
-        append()
-        clock.advance(1_000_000)
-    assert replay_start(log, "s", 0, 100, 10_000_000) == 79
-    assert replay_start(log, "s", 0, 5, 10_000_000) == 0
-    assert replay_start(log, "s", 0, 50, 10_000_000_000) == 0
-    log.trim("s", 0, 90, NOON_US + 1_000_000_000)
-    assert replay_start(log, "s", 0, 100, 10_000_000) == 90
-    assert replay_start(log, "s", 0, 90, 10_000_000) == 90
-
-
 def test_view_of_a_log_ends_where_it_is_told() -> None:
     log = MemoryLog(1, ManualClock(NOON_US))
     for _ in range(5):
@@ -488,3 +474,46 @@ def test_view_of_a_log_ends_where_it_is_told() -> None:
     assert [record.offset for record in view.read("s", 0, 1, 1 << 20)] == [1, 2]
     assert view.read("s", 0, 3, 1 << 20) == []
     assert tuple(view.bounds("s", 0)) == (0, 3)
+
+
+def test_files_that_waited_longer_than_orphans_may_are_written_again(bench: Bench) -> None:
+    bench.events(range(3))
+    (first,) = bench.staged([EVENTS])
+    for file in first.files:
+        os.utime(file.file_path, times=(1.0, 1.0))  # worker or committer were stopped for very long
+    assert not bench.commit([first])
+    (again,) = bench.staged([EVENTS])
+    assert {file.file_path for file in again.files}.isdisjoint(file.file_path for file in first.files)
+    bench.drain()
+    assert bench.numbers() == [0, 1, 2]
+
+
+def test_a_collect_that_comes_after_its_successor_is_refused_and_changes_nothing(bench: Bench) -> None:
+    bench.events(range(10))
+    staged = bench.staged([EVENTS])
+    progress = bench.progress()
+    bench.worker.collect(OWNED, progress, (2, 1, 7))
+    for older in [(2, 1, 7), (2, 1, 6), (2, 0, 900), (1, 99, 99)]:  # also of a committer before, or a controller
+        with pytest.raises(Outdated, match=r"came after \(2, 1, 7\)"):
+            bench.worker.collect([], {}, older)
+    again = bench.worker.collect(OWNED, progress, (2, 2, 1)).staged
+    assert [s.files for s in again] == [s.files for s in staged]  # it still owns what it staged
+    assert bench.commit(again)
+    assert bench.lake.read(EVENTS).num_rows == 10
+
+
+def test_a_table_that_another_engine_partitions_otherwise_goes_on(bench: Bench) -> None:
+    """What was staged for the old partitions is written again, and what comes later is written for the new ones."""
+    bench.events(range(10))
+    staged = bench.staged([EVENTS])
+    with Lake.open(bench.config).load(EVENTS).update_spec() as change:
+        change.add_field("user", "bucket[4]")
+    assert not bench.commit(staged)
+    bench.drain()
+    bench.events(range(10, 20))
+    bench.drain()
+    found = bench.lake.read(EVENTS)
+    assert sorted(found.column("n").to_pylist()) == list(range(20))
+    assert {file.spec_id for file in bench.lake.pin(EVENTS).plan().data_files} == {
+        bench.lake.load(EVENTS).spec().spec_id
+    }

@@ -1,0 +1,47 @@
+"""A worker that was cut off holds up nobody: the committer stops waiting when others own what it had."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eagleray.actors.messages import Topology
+from tests.stream_project import TEXT, StreamProject
+
+HOPELESS_S = 20.0  # less than a worker is waited for
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A peer that never answers."""
+
+    name: str = "writer-9"
+
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        await asyncio.sleep(3600)
+
+    def ref(self, method: str, *args: Any) -> Any:
+        raise AssertionError("not asked")
+
+
+def test_a_round_ends_when_the_worker_that_it_waits_for_owns_nothing_any_more(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT})
+    project.up()
+    project.accept({"t": "2026-01-01T12:00:00Z", "v": "a"})
+    committer, healthy = project.committer, project.committer.topology
+    committer.topology = Topology((1, 1), healthy.window, dict.fromkeys(healthy.writer, Silent()))
+
+    async def take_over() -> bool:
+        waiting = asyncio.create_task(committer.write_round())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        committer.topology = Topology((1, 2), healthy.window, healthy.writer)
+        return await asyncio.wait_for(waiting, HOPELESS_S)
+
+    assert not asyncio.run(take_over())
+    project.drain()
+    assert project.rows("SELECT v FROM s.events") == [("a",)]
+    project.stop()

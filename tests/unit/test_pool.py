@@ -1,0 +1,92 @@
+"""Which workers a pool wants: by number on one machine, by node in a cluster; who is retired stays until replaced."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from eagleray.actors.host import Kind
+from eagleray.actors.peer import RayPeer
+from eagleray.actors.placement import Node
+from eagleray.actors.pool import AWAY_S, Member, Pool
+
+A, B = Node("a" * 56, "10.0.0.2", cpus=4), Node("b" * 56, "10.0.0.3", cpus=4)
+
+
+def pool(name: str, size: int, nodes: list[Node] | None = None, **kind: Any) -> Pool:
+    made = Pool(Kind(name, "module:Class", (), Path(), **kind), size, 20.0)
+    made.nodes = nodes
+    return made
+
+
+def add(to: Pool, name: str, node: str = "", alive: bool = True) -> Member:
+    member = Member(RayPeer(name, cast(Any, None)), alive=alive, node=node, life="x", quiet_since=None)
+    to.members[name] = member
+    return member
+
+
+def test_on_one_machine_workers_are_numbered_and_the_highest_leave_first() -> None:
+    writers = pool("writer", 3)
+    assert list(writers._wanted()) == ["writer-0", "writer-1", "writer-2"]
+    for index in range(3):
+        add(writers, f"writer-{index}")
+    writers.size = 2
+    assert list(writers._wanted()) == ["writer-0", "writer-1"]
+    writers.size = 4
+    assert list(writers._wanted()) == ["writer-0", "writer-1", "writer-2", "writer-3"]
+
+
+def test_a_pool_of_each_node_has_its_size_there_and_none_where_no_node_is() -> None:
+    edges = pool("edge", 2, [A, B], per_node=True)
+    assert edges._wanted() == {
+        "edge-aaaaaaaa-0": A, "edge-aaaaaaaa-1": A, "edge-bbbbbbbb-0": B, "edge-bbbbbbbb-1": B,
+    }  # fmt: skip
+    edges.nodes = [B]
+    assert list(edges._wanted()) == ["edge-bbbbbbbb-0", "edge-bbbbbbbb-1"]
+    for name in edges._wanted():
+        add(edges, name, B.id)
+    assert edges.complete
+
+
+def test_a_retired_worker_stays_until_another_has_taken_its_place() -> None:
+    windows = pool("window", 2, [A, B])
+    add(windows, "window-0", A.id)
+    add(windows, "window-1", B.id)
+    assert not windows.retire(B.id)
+    assert list(windows._wanted()) == ["window-0", "window-2", "window-1"]
+    another = add(windows, "window-2", A.id, alive=False)
+    assert "window-1" in windows._wanted()
+    another.alive = True
+    assert list(windows._wanted()) == ["window-0", "window-2"]
+
+
+def test_one_that_is_there_once_leaves_before_the_next_begins() -> None:
+    committer = pool("committer", 1, [A, B], alone=True)
+    add(committer, "committer-0", A.id)
+    assert not committer.retire(A.id)
+    assert not committer.members and list(committer._leaving) == ["committer-0"]
+
+
+def test_a_worker_that_does_not_answer_owns_nothing_until_it_does() -> None:
+    windows = pool("window", 3, [A, B])
+    for index in range(3):
+        add(windows, f"window-{index}")
+    silent, starting = windows.members["window-1"], windows.members["window-2"]
+    silent.quiet_since = time.monotonic() - AWAY_S - 1
+    starting.life, starting.quiet_since = "", time.monotonic() - AWAY_S - 1
+    assert windows.present() == ["window-0", "window-2"]
+    silent.quiet_since = None
+    assert windows.present() == ["window-0", "window-1", "window-2"]
+
+
+def test_a_node_that_came_gets_its_share_one_worker_after_the_other() -> None:
+    writers = pool("writer", 3, [A, B])
+    for index in range(3):
+        add(writers, f"writer-{index}", A.id)
+    writers.level()
+    assert [name for name, member in writers.members.items() if member.retired] == ["writer-0"]
+    writers.members.pop("writer-0")
+    add(writers, "writer-3", B.id)
+    writers.level()
+    assert not any(member.retired for member in writers.members.values())

@@ -1,0 +1,64 @@
+"""Who stands still although there is work, and for how long; who has nothing to do stands for no time."""
+
+from __future__ import annotations
+
+from eagleray.actors.messages import PartitionReport
+from eagleray.actors.standstill import Standstill
+
+A, B = ("s", 0), ("s", 1)
+
+
+def report(position: int, end: int) -> PartitionReport:
+    return PartitionReport(position, end, 0)
+
+
+def test_a_partition_that_moves_or_has_nothing_to_do_does_not_stand_still() -> None:
+    still = Standstill()
+    for now in range(100):
+        still.see([A, B], {A: report(now, 1000), B: report(7, 7)}, now)
+    assert still.longest(100)[0] == 1
+    still.see([A, B], {A: report(1000, 1000), B: report(7, 7)}, 100)
+    assert still.longest(500) == (0.0, "")
+
+
+def test_the_one_that_has_stood_still_longest_is_named() -> None:
+    still = Standstill()
+    still.see([A, B], {A: report(3, 9), B: report(3, 9)}, 0)
+    still.see([A, B], {A: report(3, 10), B: report(4, 10)}, 40)
+    assert still.standing(40) == {A: 3} and still.standing(41) == {}
+    assert still.longest(70) == (70, "s/0 has stood at record 3 of 10 for 70 s")
+    still.see([A, B], {A: report(10, 10), B: report(4, 10)}, 80)
+    assert still.longest(90) == (50, "s/1 has stood at record 4 of 10 for 50 s")
+
+
+def test_work_that_comes_after_a_pause_is_timed_from_then_on() -> None:
+    still = Standstill()
+    for now in (0, 100):
+        still.see([A], {A: report(5, 5)}, now)
+    still.see([A], {A: report(5, 6)}, 101)
+    assert still.longest(102)[0] == 2  # since it was last seen with nothing to do
+
+
+def test_a_partition_that_nobody_reports_stands_still() -> None:
+    still = Standstill()
+    still.see([A], {}, 10)
+    still.see([A], {}, 60)
+    assert still.longest(80) == (70, "nobody has reported s/0 for 70 s")
+    still.see([A], {A: report(1, 1)}, 81)
+    still.see([A], {}, 90)  # away again: its end is known, and there was nothing to do
+    assert still.longest(95) == (0.0, "")
+
+
+def test_a_worker_is_not_blamed_for_the_time_of_a_restore_but_for_starting_over_again_and_again() -> None:
+    still = Standstill()
+    still.see([A], {A: report(3, 9)}, 0)
+    for now in range(10, 110, 10):
+        still.see([A], {}, now)  # it is being restored
+    still.see([A], {A: report(3, 9)}, 110)
+    assert still.standing(20) == {} and still.longest(110)[0] == 110
+    for now in range(120, 220, 20):
+        still.see([A], {}, now)
+        still.see([A], {A: report(3, 9)}, now + 10)
+    assert still.standing(60) == {A: 3}
+    still.see([A], {A: report(4, 9)}, 230)
+    assert still.standing(1) == {}
