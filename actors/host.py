@@ -140,7 +140,8 @@ class ThreadedHost(_Host):
         """Call the worker; its exceptions come through."""
         piece = self._begin(method)
         try:
-            return getattr(self.worker, method)(*args)
+            with self._calls.in_memory(method):
+                return getattr(self.worker, method)(*args)
         finally:
             self._calls.end(piece)
 
@@ -173,7 +174,8 @@ class AsyncHost(_Host):
             self._ticking = asyncio.create_task(self._tick())
         piece = self._begin(method)
         try:
-            return await getattr(self.worker, method)(*args)
+            with self._calls.in_memory(method):
+                return await getattr(self.worker, method)(*args)
         finally:
             self._calls.end(piece)
 

@@ -1,8 +1,10 @@
 """What a process is at work on, and since when: how others tell a worker that works from one that hangs.
 
 Loops `beat` after each bounded piece of work, whether or not there was anything to do; calls are `work` from begin to
-end. Each may take a stated time; what takes longer is overdue. The host of a worker reads it for the heartbeat
-(`actors.host`), the controller replaces a worker that has been overdue for `pools.stalled_after_s`.
+end. Each may take a stated time; what takes longer is overdue. What fails for want of memory again and again is overdue
+since its first failure: the system has none for this process, and may have some for its successor. The host of a worker
+reads it for the heartbeat (`actors.host`), the controller replaces a worker that has been overdue for
+`pools.stalled_after_s`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Pulse:
         """Nothing is being worked on. `now` counts seconds and never steps back."""
         self._now = now
         self._due: dict[object, tuple[str, float]] = {}  # piece → its name, when it should end
+        self._starved: dict[str, float] = {}  # what fails for want of memory → when it did first
         self._numbers = count()
 
     def beat(self, loop: str, within_s: float = 0.0) -> None:
@@ -57,6 +60,19 @@ class Pulse:
         finally:
             self.end(piece)
 
+    @contextmanager
+    def in_memory(self, what: str) -> Iterator[None]:
+        """Where the block raises MemoryError, `what` is overdue from now on, until a block of that name succeeds.
+
+        Other errors say nothing of memory and change nothing.
+        """
+        try:
+            yield
+        except MemoryError:
+            self._starved.setdefault(what, self._now())
+            raise
+        self._starved.pop(what, None)
+
     @property
     def busy(self) -> bool:
         """Whether any piece has begun and not ended, loops that beat among them."""
@@ -65,6 +81,7 @@ class Pulse:
     def overdue(self) -> Overdue | None:
         """What should have ended longest ago; None where nothing is late."""
         pieces = list(self._due.values())
+        pieces += [(f"{what}, which finds no memory,", since) for what, since in list(self._starved.items())]
         if not pieces:
             return None
         what, due = min(pieces, key=lambda piece: piece[1])

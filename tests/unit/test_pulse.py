@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from eagleray.cluster.pulse import Overdue, Pulse, most_overdue
@@ -52,4 +54,25 @@ def test_a_call_that_fails_is_over() -> None:
     with pytest.raises(ValueError, match="no"), pulse.work("append", 0):
         watch.at += 1
         raise ValueError("no")
+    assert pulse.overdue() is None
+
+
+def test_what_finds_no_memory_is_overdue_from_its_first_failure_until_it_succeeds() -> None:
+    watch = Watch()
+    pulse = Pulse(watch)
+
+    def work(error: Exception | None = None) -> None:
+        with contextlib.suppress(MemoryError, OSError), pulse.in_memory("merge"):
+            if error is not None:
+                raise error
+
+    work(OSError("full"))
+    assert pulse.overdue() is None
+    for _ in range(3):
+        work(MemoryError())
+        watch.at += 2
+    assert pulse.overdue() == Overdue("merge, which finds no memory,", 6) and not pulse.busy
+    work(OSError("full"))
+    assert pulse.overdue() is not None
+    work()
     assert pulse.overdue() is None
