@@ -428,11 +428,16 @@ class Committer:
             except (PeerLost, TimeoutError, EaglerayError) as error:
                 logger.warning("%s does not answer: %s", peer.name, error)
                 return None
+            except Exception as error:  # of this worker alone: the others' work goes on
+                logger.warning("%s fails: %s: %s", peer.name, type(error).__name__, error)
+                self.counters[sample("committer_errors_total", round=f"collect_{pool}")] += 1
+                return WorkerReport(failing=frozenset(owned))
 
         answers = await asyncio.gather(*(one(peer, owned) for peer, owned in _by_peer(owners)))
         reports = [report for report in answers if report is not None]
         self.reports[pool] = {key: value for report in reports for key, value in report.partitions.items()}
-        self._still[pool].see(self._partitions(), self.reports[pool], time.monotonic())
+        failing = frozenset().union(*(report.failing for report in reports))
+        self._still[pool].see(self._partitions(), self.reports[pool], time.monotonic(), failing)
         return reports
 
     async def _while_owners(self, pool: str, peers: Collection[Peer], call: Coroutine[Any, Any, Any]) -> Any:

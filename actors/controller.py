@@ -27,6 +27,7 @@ from eagleray.actors.peer import PeerLost, RayPeer
 from eagleray.actors.placement import Node, find, nodes_of, places, share_out
 from eagleray.actors.pool import Member, Pool
 from eagleray.actors.rate_exchange import Exchange
+from eagleray.actors.standstill import NOWHERE, Blamed
 from eagleray.actors.succession import Legacy, Succession
 from eagleray.cluster.clock import SystemClock
 from eagleray.cluster.config import Config
@@ -101,7 +102,7 @@ class Controller:
         self._asking: asyncio.Task[Any] | None = None  # Ray, which nodes live
         self._drained = set(self._legacy.drained)  # nodes that shall have no workers
         self._spent = Exchange()
-        self._tried: set[tuple[str, PartitionId, int]] = set()  # places for which a worker was replaced
+        self._blamed = Blamed()
 
     def _size(self, pool: str) -> int:
         if pool == "edge":
@@ -291,7 +292,7 @@ class Controller:
     async def _autoscale(self) -> None:
         committer = await self.pools["committer"].ask("status")
         for status in committer.values():
-            self._move_on(status["standing"])
+            self._move_on(status["standing"], status["partitions"])
         loads = {"validate": self._in_flight_bytes / self.config.edge.in_flight_bytes_max}
         partitions = [row for status in committer.values() for row in status["partitions"]]
         for pool in ("window", "writer"):
@@ -306,21 +307,21 @@ class Controller:
                 logger.info("pool scaled", extra=facts)
             self.pools[name].size = size
 
-    def _move_on(self, standing: Mapping[str, Sequence[tuple[PartitionId, int]]]) -> None:
-        """Replace workers that go round and do not get on, once for each place.
-
-        If the successor stands there too, the place is at fault (a damaged record), and the worker's other partitions
-        shall not suffer for it.
-        """
+    def _move_on(
+        self, standing: Mapping[str, Sequence[tuple[PartitionId, int]]], partitions: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Replace workers that go round and do not get on, once for each place."""
+        self._blamed.forget(
+            {(pool, (row["stream"], row["partition"])): row[pool] for row in partitions for pool in standing}
+        )
         for pool, stands in standing.items():
             owners: Mapping[PartitionId, RayPeer] = getattr(self.topology, pool)
             for partition, position in stands:
-                place = pool, partition, position
                 member = self.pools[pool].members.get(owners[partition].name) if partition in owners else None
-                if member is None or not member.alive or place in self._tried:
+                if member is None or not member.alive or not self._blamed.first(pool, partition, position):
                     continue
-                self._tried.add(place)
-                self.pools[pool].replace(member, f"does not get on with {partition} at record {position}")
+                where = f"at record {position}" if position != NOWHERE else "and cannot restore it"
+                self.pools[pool].replace(member, f"does not get on with {partition} {where}")
 
     def _assign(self, pool: str) -> dict[PartitionId, RayPeer]:
         if self._cluster:

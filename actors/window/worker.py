@@ -93,6 +93,7 @@ class WindowWorker:
         self._orders = _Orders()
         self._held: dict[PartitionId, WindowPartition] = {}  # changed by the background thread alone
         self._retry_at: dict[PartitionId, float] = {}
+        self._failing: frozenset[PartitionId] = frozenset()  # whose last attempt failed
         self._lost: dict[PartitionId, _Orders] = {}  # taken by another owner, while these orders were the last ones
         self._histories: dict[str, StreamHistory] = {}  # as the tables said first: they change before workers start
         self._open_sessions: dict[str, dict[str, tuple[int, Mapping[str, bytes]]]] = {name: {} for name in self.streams}
@@ -124,6 +125,7 @@ class WindowWorker:
         wanted = {key for key in orders.owned if self._counts(key[0], orders)}
         for key in self._held.keys() - wanted:
             self._release(key)
+        self._failing &= wanted
         self._tables.expect(wanted - self._held.keys())
         return sum(self._attempt(key, orders) for key in sorted(wanted) if not self._stopping)
 
@@ -151,7 +153,9 @@ class WindowWorker:
         if time.monotonic() < self._retry_at.get(key, 0.0) or self._lost.get(key) is orders:
             return 0
         try:
-            return self._work(key, orders)
+            read = self._work(key, orders)
+            self._failing -= {key}
+            return read
         except (LogUnavailable, StateUnavailable) as error:
             self._log_error(key[0], error)
             logger.warning("%s/%d waits: %s", *key, error)
@@ -166,6 +170,7 @@ class WindowWorker:
             logger.exception("%s/%d failed; starting over from its snapshot", *key)
             self._release(key)
             self._count(sample("window_errors_total", stream=key[0], partition=key[1]))
+        self._failing |= {key}
         self._retry_at[key] = time.monotonic() + RETRY_S
         return 0
 
@@ -231,7 +236,7 @@ class WindowWorker:
         for key in known:
             if not self._counts(key[0], self._orders) and (end := self._end(key)) is not None:
                 reports[key] = PartitionReport(end, end, end)
-        return WorkerReport(self._stage(views, progress), reports)
+        return WorkerReport(self._stage(views, progress), reports, self._failing & known - reports.keys())
 
     def _report(self, key: PartitionId, partition: WindowPartition, view: View) -> PartitionReport:
         end = self._end(key) or view.position

@@ -56,6 +56,7 @@ class Tap:
         self.mark: int | None = None  # of the last record that was taken
         self.ready = False  # restored and replayed
         self.failed: Exception | None = None
+        self.waiting = False  # the last step found the log unavailable, or no room
         self._log_error = log_error
         self._seen = seen
         self._place = place
@@ -80,9 +81,11 @@ class Tap:
             return False
         try:
             self._save()
-            return self._read() if self.ready else self._restore()
+            more = self._read() if self.ready else self._restore()
+            self.waiting = False
+            return more
         except (LogUnavailable, OSError) as error:  # OSError: no room for identifiers; nothing changed either
-            self._retry_at = time.monotonic() + RETRY_S
+            self.waiting, self._retry_at = True, time.monotonic() + RETRY_S
             if isinstance(error, LogUnavailable):
                 self._log_error(error)
             logger.warning("%s/%d waits: %s", self.stream.name, self.partition, error)

@@ -64,14 +64,17 @@ class Share:
         self._events = f"{stream.name}.events"
         self._dead_letters = f"{stream.name}.dead_letters"
         self._moved_at = time.monotonic()  # when `events` was last offered
+        self._failed: set[int] = set()  # partitions that could not be read, and have not been restored since
 
     def settle(self, owned: set[int], progress: Mapping[str, Progress]) -> None:
         """Compare what is on offer with the tables; adopt and release partitions."""
         events = progress.get(self._events, {})
         if self._overtaken(owned, progress):
             self.restart()
-        for tap in self.taps.values():
+        self._failed = {p for p in self._failed & owned if p not in self.taps or not self.taps[p].ready}
+        for partition, tap in self.taps.items():
             if tap.failed is not None:
+                self._failed.add(partition)
                 error = type(tap.failed).__name__
                 self._count("writer_errors_total", stream=self.stream.name, error=error)
         self._keep({p: tap for p, tap in self.taps.items() if p in owned and not self._stale(tap, events)})
@@ -173,6 +176,10 @@ class Share:
             for partition, tap in self.taps.items()
             if tap.ready
         }
+
+    def failing(self) -> set[int]:
+        """Partitions that are being restored, where the last try failed."""
+        return {p for p, tap in self.taps.items() if not tap.ready and (tap.waiting or p in self._failed)}
 
     def _count_chunks(self, chunks: Mapping[int, list[Chunk]]) -> None:
         found = [chunk for taken in chunks.values() for chunk in taken]

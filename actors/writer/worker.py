@@ -76,6 +76,7 @@ class WriterWorker:
             self._heard.heed(order)
             staged: list[Staged] = []
             partitions: dict[PartitionId, PartitionReport] = {}
+            failing: set[PartitionId] = set()
             for name, share in self._shares.items():
                 # 1. settle
                 share.settle({partition for stream, partition in owned if stream == name}, progress)
@@ -87,7 +88,8 @@ class WriterWorker:
                     logger.exception("%s cannot be staged; trying again", name)
                 # 3. report
                 partitions |= {(name, partition): report for partition, report in share.report().items()}
-            return WorkerReport(staged, partitions)
+                failing |= {(name, partition) for partition in share.failing()}
+            return WorkerReport(staged, partitions, frozenset(failing))
 
     def stats(self) -> dict[str, float]:
         """Counters and gauges since the start of this process."""

@@ -103,7 +103,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("freshness_seconds", "histogram", ("table",), "seconds", "From an event's ack until its table has it."),
     Metric("commit_seconds_total", "counter", ("table",), "seconds", "Time spent in commits."),
     Metric("closings_delayed_total", "counter", ("table",), "closings", "Window closings put off to the next round."),
-    Metric("committer_errors_total", "counter", ("round",), "rounds", "Rounds that failed and were tried again."),
+    Metric("committer_errors_total", "counter", ("round",), "rounds", "Rounds that failed, or a worker's part in one."),
     # the scheduler
     Metric("job_runs_total", "counter", ("job_name", "state"), "runs", "Scheduled runs that ended, and how."),
     Metric("job_last_success_seconds", "gauge", ("job_name",), "seconds", "When one last succeeded, Unix time."),

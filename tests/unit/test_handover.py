@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RaySystemError
+
 from eagleray.actors.messages import Topology
 from tests.stream_project import TEXT, StreamProject
 
@@ -44,4 +46,35 @@ def test_a_round_ends_when_the_worker_that_it_waits_for_owns_nothing_any_more(tm
     assert not asyncio.run(take_over())
     project.drain()
     assert project.rows("SELECT v FROM s.events") == [("a",)]
+    project.stop()
+
+
+@dataclass(frozen=True)
+class Starved:
+    """A peer whose process cannot even read what it is asked."""
+
+    name: str = "writer-9"
+
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        raise RaySystemError("System error: Cannot allocate memory")
+
+    def ref(self, method: str, *args: Any) -> Any:
+        raise AssertionError("not asked")
+
+
+def test_a_worker_whose_answer_is_an_error_holds_up_nobody_else(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT}, whole={"log": {"partitions": 2}})
+    project.up()
+    for value in "abcdefgh":
+        project.accept({"t": "2026-01-01T12:00:00Z", "v": value})
+    committer, healthy = project.committer, project.committer.topology
+    lost = ("s", 0)
+    committer.topology = Topology((1, 1), healthy.window, {**healthy.writer, lost: Starved()})
+    assert not asyncio.run(committer.write_round())
+    assert not asyncio.run(committer.write_round())
+    assert lost not in committer.reports["writer"] and ("s", 1) in committer.reports["writer"]
+    committer.topology = Topology((1, 2), healthy.window, healthy.writer)
+    project.drain()
+    assert sorted(project.rows("SELECT v FROM s.events")) == [(value,) for value in "abcdefgh"]
     project.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eagleray.actors.messages import PartitionReport
-from eagleray.actors.standstill import Standstill
+from eagleray.actors.standstill import NOWHERE, Blamed, Standstill
 
 A, B = ("s", 0), ("s", 1)
 
@@ -62,3 +62,24 @@ def test_a_worker_is_not_blamed_for_the_time_of_a_restore_but_for_starting_over_
     assert still.standing(60) == {A: 3}
     still.see([A], {A: report(4, 9)}, 230)
     assert still.standing(1) == {}
+
+
+def test_a_worker_that_fails_to_restore_a_partition_again_and_again_stands() -> None:
+    still = Standstill()
+    still.see([A, B], {B: report(3, 3)}, 0, failing=[A])
+    for now in range(10, 60, 10):
+        still.see([A, B], {B: report(3, 3)}, now, failing=[A, B] if now > 30 else [A])
+    assert still.standing(50) == {A: NOWHERE}
+    still.see([A, B], {}, 60, failing=[A, B])
+    assert still.standing(10) == {A: NOWHERE, B: 3}  # B has nothing to do as far as is known, and is away
+    still.see([A, B], {A: report(0, 9), B: report(3, 3)}, 70)
+    assert still.standing(1) == {}
+
+
+def test_a_place_is_blamed_once_until_a_worker_gets_on_there() -> None:
+    blamed = Blamed()
+    assert blamed.first("window", A, NOWHERE) and blamed.first("window", B, 3) and blamed.first("writer", B, 3)
+    blamed.forget({("window", A): None, ("window", B): {"position": 3, "end": 9}})
+    assert not blamed.first("window", A, NOWHERE) and not blamed.first("window", B, 3)
+    blamed.forget({("window", A): {"position": 0, "end": 9}, ("window", B): {"position": 3, "end": 3}})
+    assert blamed.first("window", A, NOWHERE) and blamed.first("window", B, 3) and not blamed.first("writer", B, 3)
