@@ -130,6 +130,7 @@ def test_stateful_workers_that_get_no_more_memory_hold_nothing_up(trial: Trial) 
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)  # and then the kernel's answer
     trial.assert_progress()
+    eventually(lambda: not unready(trial.platform))
 
 
 def test_readiness_looks_at_the_lake(trial: Trial) -> None:
