@@ -242,7 +242,9 @@ class Pool:
         except PeerLost as error:
             self._lost(member, error)
         except TimeoutError:
-            self._unanswered(member)
+            self._unanswered(member, f"no answer within {HEARTBEAT_TIMEOUT_S:g} s")
+        except Exception as error:  # it cannot even say how it is: for want of memory, for one
+            self._unanswered(member, f"{type(error).__name__}: {error}")
         else:
             self._answered(member, found)
 
@@ -258,8 +260,8 @@ class Pool:
         elif time.monotonic() - member.heard_at > STARTING_S:
             self.replace(member, f"has not started within {STARTING_S:g} s")
 
-    def _unanswered(self, member: Member) -> None:
-        _silent(member, f"no answer within {HEARTBEAT_TIMEOUT_S:g} s")
+    def _unanswered(self, member: Member, why: str) -> None:
+        _silent(member, why)
         member.missed += 1  # beats and not time: where this process was stopped itself, nobody else was silent
         patience_s = STARTING_S if member.starting else self.stalled_after_s
         silent_s = member.missed * HEARTBEAT_TIMEOUT_S

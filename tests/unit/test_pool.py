@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,3 +92,41 @@ def test_a_node_that_came_gets_its_share_one_worker_after_the_other() -> None:
     add(writers, "writer-3", B.id)
     writers.level()
     assert not any(member.retired for member in writers.members.values())
+
+
+@dataclass
+class Ailing:
+    """A peer of which the heartbeat gets an error for an answer."""
+
+    name: str = "writer-0"
+
+    async def process(self, timeout_s: float) -> dict[str, Any]:
+        raise MemoryError
+
+    def restarts(self) -> int:
+        return 0
+
+
+def test_a_heartbeat_that_answers_with_an_error_was_missed_and_the_others_are_looked_at() -> None:
+    writers = pool("writer", 2)
+    ailing = add(writers, "writer-0")
+    ailing.peer, ailing.starting = cast(Any, Ailing()), False
+    other = add(writers, "writer-1", alive=False)
+    facts = {"life": "y", "node": "", "version": "", "pid": 7, "rss_bytes": 1, "problems": {}}
+    other.peer = cast(Any, Answering({**facts, "failure": None, "overdue": None}))
+    asyncio.run(writers.heartbeat())
+    assert not ailing.alive and ailing.missed == 1 and other.alive
+
+
+@dataclass
+class Answering:
+    """A peer whose heartbeat is answered."""
+
+    answer: dict[str, Any]
+    name: str = "writer-1"
+
+    async def process(self, timeout_s: float) -> dict[str, Any]:
+        return self.answer
+
+    def restarts(self) -> int:
+        return 0
