@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-backends test-cluster test-fast test-nightly test-seen test-kubernetes sanitize lint audit sbom bench bench-etl clean chaos soak
+.PHONY: help install demo test test-platform test-backends test-cluster test-fast test-nightly test-seen test-kubernetes sanitize lint audit sbom bench bench-etl clean chaos soak
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,17 +24,20 @@ demo: $(STAMP)  ## half a minute of game events, from HTTP to SQL, on this machi
 	$(BIN)/eagleray demo
 
 # Unit and contract tests share no platform, so a file runs on any of WORKERS: they wait as often as they compute.
-# Tests of a running platform have the machine to themselves, each directory in a run of its own: the platform that its
-# tests share would work on beside the next one's.
-test: $(STAMP)  ## the whole truth of one machine; one file: make test TESTS=tests/unit/test_cli_send.py
+test: $(STAMP)  ## every law, and one platform from end to end; one file: make test TESTS=tests/unit/test_cli_send.py
 ifdef TESTS
 	$(BIN)/pytest $(TESTS)
 else
 	$(BIN)/pytest $(PARALLEL) tests/unit tests/contract
+	$(BIN)/pytest tests/integration/test_demo.py
+endif
+
+# They have the machine to themselves, each directory in a run of its own: the platform that its tests share would work
+# on beside the next one's.
+test-platform: $(STAMP)  ## running platforms: used, attacked, and broken under load; half an hour
 	$(BIN)/pytest tests/integration
 	$(BIN)/pytest tests/security
 	$(BIN)/pytest tests/faults
-endif
 
 # The servers are installed once from the package registries, into ~/.cache/eagleray (EAGLERAY_SERVERS). What needs one
 # that cannot be installed here is skipped, and the reason stands at the end.
@@ -48,7 +51,7 @@ test-seen: $(STAMP)  ## each alert fired by its fault, each panel with data, a t
 test-cluster: $(STAMP)  ## a platform on three Ray nodes of this machine: killed, cut off, drained, changed under load
 	$(BIN)/pytest -rs -x tests/cluster
 
-test-fast: $(STAMP)  ## unit and contract tests, some two minutes
+test-fast: $(STAMP)  ## unit and contract tests
 	$(BIN)/pytest $(PARALLEL) tests/unit tests/contract
 
 test-nightly: $(STAMP)  ## every property test with many more examples, all days of the shop: hours
