@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,15 @@ import typer
 
 from eagleray.cli.completion import streams
 from eagleray.cli.options import DEFAULT_CONFIG, Ca, Cert, ConfigFile, Key, Url
+from eagleray.cli.terminal_table import WIDER, print_table
 from eagleray.cluster.config import load_config
 from eagleray.cluster.errors import ConfigError
 from eagleray.jobs.builtin.replay import ReplayOptions, run
 from eagleray.jobs.dead_letters import Filter, Letters
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+NAMES = ("ID", "INGESTED", "REASON", "DETAIL")
 
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.", autocompletion=streams)]
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason.")]
@@ -37,8 +41,10 @@ def list_(
         for name in [letters.known(stream)] if stream else letters.streams:
             counts = letters.counts(name, wanted)
             print(f"{name}: {sum(counts.values())} dead letters" + "".join(f", {r} {n}" for r, n in counts.items()))
-            for one in letters.newest(name, wanted, limit):
-                print(f"  {one.id:<12} {one.ingested_at[:19]}  {one.reason:<9} {' '.join(one.detail.split())[:90]}")
+            found = letters.newest(name, wanted, limit)
+            rows = [(one.id, f"{one.ingested_at[:19]}Z", one.reason, " ".join(one.detail.split())) for one in found]
+            if rows:
+                print_table(NAMES, rows, sys.stdout, whole=NAMES[:3], all_with=WIDER)
 
 
 @app.command()

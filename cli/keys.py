@@ -60,12 +60,11 @@ def create(
 @app.command("list")
 def list_(config_file: ConfigFile = CONFIG_FILE) -> None:
     """List keys: name, scopes, rate, when made and when revoked."""
-    from eagleray.cli.terminal_table import print_table
+    from eagleray.cli.terminal_table import WIDER, print_table
 
     rows = [_columns(key) for key in _store(load_config(config_file)).keys()]
     names = ("NAME", "SCOPES", "RATE", "CREATED", "REVOKED")
-    all_with = "a wider terminal, or `| cat`, shows all"
-    print_table(names, rows, sys.stdout, whole=("NAME",), first_to_go=("CREATED", "RATE"), all_with=all_with)
+    print_table(names, rows, sys.stdout, whole=("NAME",), first_to_go=("CREATED", "RATE"), all_with=WIDER)
 
 
 def _columns(key: ApiKey) -> tuple[str, str, str, str, str]:

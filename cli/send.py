@@ -14,9 +14,10 @@ from eagleray.cli.batches import BLOCK, Batch, Form, read_batches
 from eagleray.cli.completion import streams
 from eagleray.cli.options import DEFAULT_CONFIG, Ca, Cert, ConfigFile, Key, Url
 from eagleray.cli.sender import Account, Sender
-from eagleray.cluster.client.http import Retries
+from eagleray.cluster.client.http import Client, Refused, Retries, Unreachable
 from eagleray.cluster.client.target import find_target
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.near_names import instead
 
 BATCH_BYTES = 1 << 20  # the edge's own micro-batch: larger bodies are not faster, and cost more to repeat
 PACES_PER_S = 10  # with --rate, batches are small enough for this many a second
@@ -50,8 +51,20 @@ def send(
         events_max = max(1, min(batch, int(rate / PACES_PER_S))) if rate else batch
         account = sender.send(read_batches(source, form, events_max, BATCH_BYTES))
     _sum_up(account)
+    if "unknown_stream" in account.codes:
+        with target.client(timeout) as client:
+            print(f"no stream is called {stream!r}{_meant(client, stream)}", file=sys.stderr)
     if account.failures:
         raise typer.Exit(1)
+
+
+def _meant(client: Client, stream: str) -> str:
+    """The end of a message: which stream was meant, of those that the key may see; empty where it may see none."""
+    try:
+        names = [str(one["name"]) for one in client.get("/v1/streams")["streams"]]
+    except (Refused, Unreachable):  # a key that may only write
+        return ""
+    return instead(stream, names) if names else ""
 
 
 @contextmanager

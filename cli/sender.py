@@ -33,6 +33,7 @@ class Account:
     retried: int = 0
     reasons: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    codes: set[str] = field(default_factory=set)  # of refusals among them
     latencies_s: list[float] = field(default_factory=list)  # one per batch, retries included
 
     def answered(self, batch: Batch, answer: Any, latency_s: float) -> None:
@@ -46,6 +47,8 @@ class Account:
 
     def failed(self, batch: Batch, cause: Exception) -> None:
         """Note that nothing is known to have come of `batch`."""
+        if isinstance(cause, Refused):
+            self.codes.add(cause.code)
         first, last = batch.places[0], batch.places[-1]
         self.failures.append(f"{batch.unit}s {first}-{last} ({len(batch.places)} events): {cause}")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import typer
 
 from eagleray.cli.sizing import DAY_S, DEFAULTS, Load, Plan, plan, read_table
+from eagleray.cli.terminal_table import print_facts, print_table
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.quantities import parse_size
 
@@ -48,7 +50,7 @@ def size(
     if format == "json":
         print(json.dumps({**asdict(found), "usd": round(found.usd, 2)}, indent=2))
     else:
-        print(shown(load, found))
+        show(load, found, sys.stdout)
     if budget is not None:
         within = found.usd <= budget
         if format == "table":
@@ -72,8 +74,8 @@ def _bytes(text: str | None) -> float:
         raise ConfigError("--event-bytes", str(error)) from None
 
 
-def shown(load: Load, found: Plan) -> str:
-    """The plan as text: what runs, then what it costs."""
+def show(load: Load, found: Plan, out: TextIO) -> None:
+    """Print the plan: what runs, then what it costs."""
     per_day = load.events_per_s * DAY_S
     runs = [
         ("load", f"{per_day / 1e6:,.0f} million events, {per_day * load.event_bytes / 1e12:,.2f} TB a day"),
@@ -85,11 +87,8 @@ def shown(load: Load, found: Plan) -> str:
         ("log.partitions", f"{found.partitions} of each stream"),
         ("objects", f"{found.objects:,}"),
     ]
-    width = max(len(what) for what, _ in runs)
-    lines = [f"{what:<{width}}  {amount}" for what, amount in runs]
-    what_width = max(len(line.what) for line in found.lines)
-    amount_width = max(len(line.amount) for line in found.lines)
-    lines += ["", f"{'USD a month':>{what_width + amount_width + 14}}"]
-    lines += [f"{line.what:<{what_width}}  {line.amount:>{amount_width}}  {line.usd:>10,.0f}" for line in found.lines]
-    lines.append(f"{'all':<{what_width}}  {'':>{amount_width}}  {found.usd:>10,.0f}")
-    return "\n".join(lines)
+    print_facts(runs, out)
+    print(file=out)
+    costs = [(line.what, line.amount, f"{line.usd:,.0f}") for line in found.lines]
+    costs.append(("all", "", f"{found.usd:,.0f}"))
+    print_table(("cost", "amount", "USD a month"), costs, out, right=("amount", "USD a month"), whole=("USD a month",))

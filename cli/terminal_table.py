@@ -1,11 +1,12 @@
 """Prints a table that fits the terminal: wide columns are shortened, then some are left out, and it says which.
 
-The one way in which commands print tables. What identifies a row (an id, a name) is never cut, so that it can be
-copied. Where the output is no terminal nothing is shortened or left out.
+The one way in which commands print tables, and facts about one thing. What identifies a row (an id, a name) is never
+cut, so that it can be copied. Where the output is no terminal nothing is shortened or left out.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 GAP = 2  # blanks between columns
 LEAST = 10  # characters of a column that is shortened; a table with narrower ones says nothing
 _WIDTH_MAX = 1_000_000  # where the output is no terminal
+WIDER = "a wider terminal, or `| cat`, shows all"  # of commands that have no form for programs
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,24 @@ def print_table(
         count = len(fitted.hidden)
         said = f"{count} column{'' if count == 1 else 's'} hidden: {left_out}; {all_with}"
         console.print(said, style="dim", markup=False, soft_wrap=True)
+
+
+def print_facts(facts: Sequence[tuple[str, str]], out: TextIO, *, whole: Collection[str] = (), indent: int = 0) -> None:
+    """Print each name with what is to be said of it, wrapped between words below itself; nothing is hidden.
+
+    `whole`: names of facts that are one line however long, such as commands: a terminal copies what it folds itself.
+    """
+    from rich.console import Console
+
+    width = Console(file=out).width if out.isatty() else _WIDTH_MAX
+    begin = indent + max((len(name) for name, _ in facts), default=0) + GAP
+    for name, said in facts:
+        head = f"{'':<{indent}}{name}"
+        if name in whole or width <= begin + LEAST:
+            print(f"{head:<{begin}}{said}", file=out)
+            continue
+        rest = " " * begin
+        print(textwrap.fill(said, width, initial_indent=f"{head:<{begin}}", subsequent_indent=rest), file=out)
 
 
 def _places(names: Sequence[str], chosen: Collection[str]) -> list[int]:

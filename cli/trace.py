@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from eagleray.cli.completion import streams
 from eagleray.cli.options import DEFAULT_CONFIG, ConfigFile
+from eagleray.cli.terminal_table import print_facts, print_table
 
 
 def trace(
@@ -41,22 +43,35 @@ def trace(
     if as_json:
         typer.echo(json.dumps(known or found, indent=2))
     else:
-        typer.echo("\n".join(line for one in known or found[:1] for line in _lines(one)))
+        for one in known or found[:1]:
+            show(one, sys.stdout)
     if not known:
         raise typer.Exit(1)
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['id']}: {found['state']}" + (f" in {found['stream']}" if "advice" not in found else "")]
+def show(found: dict[str, Any], out: TextIO) -> None:
+    """Print what is known of an event, as `sql.trace` found it; ids and commands are never cut."""
+    print(f"{found['id']}: {found['state']}" + (f" in {found['stream']}" if "advice" not in found else ""), file=out)
     for event in found["events"]:
         place, seen = event["log"], event["snapshot"]
-        lines.append(f"  acked    {event['acked_at']} from {event['source']}, event time {event['time']}")
-        lines.append(f"  log      partition {place['partition']}, offset {place['offset']}, row {place['row']}")
-        lines.append(f"  visible  since snapshot {seen['id']}, {seen['committed_at']}" if seen else "  visible  yes")
-        lines += [f"  {one['state']:<8} {one['window']} {one['start']} - {one['end']}" for one in event["windows"]]
+        facts = [
+            ("acked", f"{event['acked_at']} from {event['source']}"),
+            ("time", event["time"] or "none"),
+            ("log", f"partition {place['partition']}, offset {place['offset']}, row {place['row']}"),
+            ("visible", f"since snapshot {seen['id']}, {seen['committed_at']}" if seen else "yes"),
+        ]
+        print_facts(facts, out, whole=("visible",), indent=2)
+        if event["windows"]:
+            print(file=out)
+            names = ("window", "start", "end", "state")
+            rows = [[one[name] for name in names] for one in event["windows"]]
+            whole, last = ("window", "start", "state"), ("end",)
+            print_table(names, rows, out, whole=whole, first_to_go=last, all_with="--json shows all")
     for letter in found["rejected"]:
-        lines.append(f"  {letter['reason']}: {letter['detail']}")
+        facts = [(letter["reason"], letter["detail"])]
         if "send_again" in letter:
-            lines.append(f"  rejected {letter['rejected_at']} from {letter['source']}, attempt {letter['attempt']}")
-            lines.append(f"  again    {letter['send_again']}")
-    return [*lines, f"  {found['advice']}"] if "advice" in found else lines
+            facts.append(("rejected", f"{letter['rejected_at']} from {letter['source']}, attempt {letter['attempt']}"))
+            facts.append(("again", letter["send_again"]))
+        print_facts(facts, out, whole=("again",), indent=2)
+    if "advice" in found:
+        print_facts([("", found["advice"])], out)

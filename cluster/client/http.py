@@ -37,6 +37,7 @@ class Refused(EaglerayError):
         """`status` is the HTTP status."""
         super().__init__(f"HTTP {status} {code}: {detail}" if code else f"HTTP {status}: {detail}")
         self.status = status
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0  # a table shows an event about a second after its ack
 MASKS = {
-    r"(?m)^ +\d+-\d+-\d+ +\S+": "  PLACE TIME",
+    r"(?m)^\d{1,3}-\d+-\d+ +\S+Z": "PLACE TIME",
     r"\d{8}-\d{6}-[0-9a-f]{7}": "RUN",
     r"\b\d+\.\d s\b": "TOOK",
     r"at snapshot \d+": "at snapshot ID",

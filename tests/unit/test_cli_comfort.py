@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eagleray.cli import slo, trace
 from eagleray.cli.app import build, main
 from eagleray.cli.terminal_table import GAP, LEAST, fit, print_table
 from eagleray.cluster.config import load_config
@@ -66,6 +67,54 @@ def test_at_80_columns_no_line_is_longer_and_ids_are_whole(monkeypatch: pytest.M
     file = io.StringIO()
     print_table(names, rows, file, whole=["run"])
     assert all(cell in file.getvalue() for cell in rows[0]) and "hidden" not in file.getvalue()
+
+
+PLACE = {"partition": 2, "offset": 18_340_000, "row": 17}
+SPAN = {"start": "2026-11-26T18:20:00Z", "end": "2026-11-26T18:21:00Z", "state": "final"}
+SNAPSHOT = {"id": 4821166873015512297, "committed_at": "2026-11-26T18:20:33.018000Z"}
+STORED = {
+    "acked_at": "2026-11-26T18:20:31.402118Z", "source": "a_collector_of_a_long_name_in_another_country",
+    "time": SPAN["start"], "log": PLACE, "snapshot": SNAPSHOT,
+    "windows": [{"window": "edits_by_channel_country_and_kind_of_device", **SPAN}],
+}  # fmt: skip
+AGAIN = "eagleray dead-letters replay a_stream_of_a_long_name_that_is_longer_than_others --id 2-18340000-17"
+LETTER = {
+    "reason": "schema", "detail": "words " * 30, "rejected_at": SPAN["start"], "source": "x", "attempt": 1,
+    "send_again": AGAIN,
+}  # fmt: skip
+
+
+def plain(out: Terminal) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+
+
+def test_what_became_of_an_event_fits_and_ids_and_commands_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    trace.show({"id": "e1", "state": "stored", "stream": "s", "events": [STORED], "rejected": []}, out)
+    trace.show({"id": "e2", "state": "rejected", "stream": "s", "events": [], "rejected": [LETTER]}, out)
+    said = plain(out)
+    assert [line for line in said if len(line.rstrip()) > 80] == [f"  again     {AGAIN}"]
+    assert any(str(SNAPSHOT["id"]) in line for line in said)
+    assert any("edits_by_channel_country_and_kind_of_device" in line and "final" in line for line in said)
+    assert "1 column hidden: end; --json shows all" in said
+    assert sum(line.count("words") for line in said) == 30
+
+
+def test_objectives_and_a_plan_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    about = {"events": 123_456_789_012, "met": 0.98765, "p99_ms": 123_456.0, "budget_left": -12.345}
+    one = {"share": 0.999, "within_ms": 10_000.0, "hour": about, "days_28": about}
+    slo.show({"ack": one, "freshness": one})
+    said = plain(out)
+    assert max(len(line.rstrip()) for line in said) <= 80 and any("missed -1,234.5%" in line for line in said)
+    assert said[-1] == "1 column hidden: judged; --json shows all"
+    words = ["size", "--events-per-s", "9e9", "--event-bytes", "350", "--jobs", "300"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert max(len(line.rstrip()) for line in plain(out)) <= 80
 
 
 def completed(directory: Path, *words: str) -> list[str]:

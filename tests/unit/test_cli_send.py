@@ -59,6 +59,10 @@ async def alive(request: web.Request) -> web.Response:
     return web.Response()
 
 
+async def streams(request: web.Request) -> web.Response:
+    return web.json_response({"streams": [{"name": "play"}, {"name": "orders"}]})
+
+
 @pytest.fixture
 def platform() -> Iterator[Platform]:
     platform, ready, stop = Platform(), threading.Event(), asyncio.Event()
@@ -67,6 +71,7 @@ def platform() -> Iterator[Platform]:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/streams/{stream}/events", platform.post)
         app.router.add_get("/livez", alive)
+        app.router.add_get("/v1/streams", streams)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -103,6 +108,18 @@ def test_every_event_arrives_in_the_order_of_the_file(platform: Platform, file: 
     assert send(platform, file, "--batch", "100") == 0
     assert platform.events == [{"n": n} for n in range(2500)]
     assert len(platform.attempts) == 25
+
+
+def test_a_stream_that_is_not_there_is_told_with_the_one_that_was_meant(
+    platform: Platform, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def unknown(platform: Platform, attempt: int, request: web.Request, events: list[object]) -> web.Response:
+        return web.json_response({"error": "unknown_stream", "detail": "no stream is called 'plays'"}, status=404)
+
+    platform.answer = unknown
+    assert send(platform, file) == 1
+    assert "no stream is called 'plays'; did you mean play?" in capsys.readouterr().err
+    assert len(platform.attempts) == 1
 
 
 def test_several_requests_in_flight_lose_nothing(platform: Platform, file: Path) -> None:
