@@ -56,6 +56,7 @@ from eagleray.cluster.windowing.page import Cursor, Range, joined, last, order, 
 logger = logging.getLogger(__name__)
 
 OWNERS_LOOK_S = 1.0  # whether those who are waited for are still the owners
+TRACES_TIMEOUT_S = 1.0  # without an answer there is no span, and nothing else is missing
 COLLECT_TIMEOUT_S = 30.0  # a worker that takes longer is skipped for this round; its work is not lost
 # That a commit may take before it is overdue: six tries, each of which may wait for a catalog that is locked or away.
 # Readiness says much sooner that a table stands still; a committer that is replaced for an outage mends nothing.
@@ -321,13 +322,16 @@ class Committer:
         empty = max(begins, self._empty.get(table, NEVER))
         if not may_close(eras, empty, watermark_us):
             return
+        traces = await self._traces(stream, window, empty, watermark_us)
+        spans = tracing.begin("close a window", traces, table=table)  # not ended, and so not told, if nothing closes
         refs = [
             peer.ref("partials", stream, window, partitions, begins, watermark_us)
             for peer, partitions in self._owners(stream)
         ]
         merger = self._merger(stream, window)
+        merge = ("merge_traced", spans.contexts) if spans.contexts else ("merge",)
         try:
-            call = merger.call("merge", stream, window, begins, watermark_us, *refs, timeout_s=COLLECT_TIMEOUT_S)
+            call = merger.call(*merge, stream, window, begins, watermark_us, *refs, timeout_s=COLLECT_TIMEOUT_S)
             asked = [peer for peer, _ in self._owners(stream)]
             staged: Staged = await self._while_owners("window", asked, call)
         except Exception as error:  # a worker being restored, lost or wrong: the windows stay open until it answers
@@ -337,13 +341,27 @@ class Committer:
         if not staged.files:
             self._empty[table] = watermark_us
             return
-        if await self._commit(staged) and any(era.spec.kind == "session" for era in eras):
+        landed = await self._commit(staged)
+        spans.note(rows=staged.rows, landed=landed)
+        spans.end()
+        if landed and any(era.spec.kind == "session" for era in eras):
             # A fragment may go once it is known to be of no open session; a worker that does not hear it keeps more.
             told = (
                 peer.call("settle", stream, window, watermark_us, staged.still_open, timeout_s=COLLECT_TIMEOUT_S)
                 for peer, _ in self._owners(stream)
             )
             await asyncio.gather(*told, return_exceptions=True)
+
+    async def _traces(self, stream: str, window: str, after_us: int, upto_us: int) -> list[str]:
+        """Contexts of traced events in windows that close in (after, upto]; asked for only where any are."""
+        if not any(report.traced for (name, _), report in self.reports["window"].items() if name == stream):
+            return []
+        asked = (
+            peer.call("traces", stream, window, partitions, after_us, upto_us, timeout_s=TRACES_TIMEOUT_S)
+            for peer, partitions in self._owners(stream)
+        )
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [context for answer in answers if isinstance(answer, tuple) for context in answer]
 
     def _owners(self, stream: str) -> list[tuple[Peer, list[int]]]:
         mine = {key: self.topology.window[key] for key in sorted(self.topology.window) if key[0] == stream}

@@ -96,6 +96,7 @@ class PartitionReport:
     safe: int  # records below are never needed again by this worker: the log may be trimmed up to here
     watermark_us: int | None = None  # window workers: the partition's watermark; None before any event
     idle: bool = False  # window workers: caught up, and silent for idle_timeout
+    traced: bool = False  # window workers: some of what it counted is traced (`telemetry.tracing`)
 
 
 @dataclass(frozen=True)

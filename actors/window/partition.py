@@ -24,6 +24,7 @@ from eagleray.actors.window.late import Late, Place, event_text, late_rows, plac
 from eagleray.actors.window.recounted import StateOfTables
 from eagleray.actors.window.snapshot import Needed, Snapshot, SnapshotStore
 from eagleray.actors.window.state import Missed, Run, WindowState
+from eagleray.actors.window.traced import TracedEvents
 from eagleray.cluster.clock import Clock
 from eagleray.cluster.errors import EaglerayError, LogUnavailable
 from eagleray.cluster.events.field_path import FieldPath
@@ -106,6 +107,7 @@ class WindowPartition:
         self._read_schema = _read_schema(history, stream)
         self._counting = _counting(history, self._read_schema)
         self._settings = WatermarkTimes(history.watermarks, self._key)
+        self.traced = TracedEvents(history.eras)
         self._late: list[Late] = []
         self._heard: dict[str, int] = {}  # session windows: the merge whose open sessions were applied last
         self._dedup = Deduplicator(stream.config.dedup_horizon)
@@ -167,15 +169,16 @@ class WindowPartition:
         self.end = max(self.end, chunk.end)
         if chunk.end > self._counted_from:
             try:
-                with tracing.begin("count in windows", chunk.traces, stream=self.stream.name, partition=self.partition):
-                    self._add(chunk)
+                stream, number = self.stream.name, self.partition
+                with tracing.begin("count in windows", chunk.traces, stream=stream, partition=number) as spans:
+                    self._add(chunk, spans.contexts)
             except LogUnavailable as error:  # the texts of late events are read again
                 # Half of the chunk is counted, and its ids are seen: called again, this would go on behind it.
                 place = f"{self.stream.name}/{self.partition}: records {chunk.first} to {chunk.end - 1}"
                 raise HalfCounted(f"{place}: late events could not be read: {error}") from error
         return chunk.bytes
 
-    def _add(self, chunk: Chunk) -> None:
+    def _add(self, chunk: Chunk, contexts: Sequence[str]) -> None:
         events, counted = chunk.events, self._counted_from
         if chunk.first < counted:
             events = events.filter(pa.array(events.column("_offset").to_numpy() >= counted))
@@ -204,6 +207,8 @@ class WindowPartition:
         self._keep_late(batch, missed)
         self._count("window_events_total", part.length)
         self._count("window_duplicates_total", chunk.duplicates)
+        if contexts and batch.length:
+            self.traced.add(contexts, int(batch.times.min()), int(batch.times.max()))
         self.view = self._viewed(chunk.end, after)
 
     def _keep_late(self, batch: Batch, missed: list[tuple[str, Missed]]) -> None:

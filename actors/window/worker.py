@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -41,6 +41,7 @@ from eagleray.cluster.log.protocol import EventLog
 from eagleray.cluster.pulse import Pulse
 from eagleray.cluster.state.backends import open_state
 from eagleray.cluster.state.protocol import Fenced, StateUnavailable
+from eagleray.cluster.telemetry import tracing
 from eagleray.cluster.telemetry.metrics import sample
 from eagleray.cluster.windowing.era import Era, live
 from eagleray.cluster.windowing.merge import close, open_rows, select
@@ -242,7 +243,7 @@ class WindowWorker:
         end = self._end(key) or view.position
         watermark = None if view.watermark_us == NEVER else view.watermark_us
         idle = view.position >= end and partition.idle()
-        return PartitionReport(view.position, end, partition.safe, watermark, idle)
+        return PartitionReport(view.position, end, partition.safe, watermark, idle, bool(partition.traced))
 
     def _end(self, key: PartitionId) -> int | None:
         """The end of the log's partition; None where one stream's log is damaged, which is no reason to stop others."""
@@ -311,6 +312,27 @@ class WindowWorker:
             still_open[era.key] = closed.still_open
         self.settle(stream, window, ends_closed, still_open)
         return Staged(table, files, rows, {CLOSED: begins_closed}, {CLOSED: ends_closed}, still_open)
+
+    def traces(
+        self, stream: str, window: str, partitions: Sequence[int], after_us: int, upto_us: int
+    ) -> tuple[str, ...]:
+        """Contexts of traced events in these partitions that windows with a closing time in (after, upto] may count."""
+        held = [one for number in partitions if (one := self._held.get((stream, number))) is not None]
+        return tuple(
+            context
+            for era in live(self._history(stream).windows[window], after_us)
+            for partition in held
+            for context in partition.traced.closing(era, era.closed(after_us), era.closed(upto_us))
+        )
+
+    def merge_traced(
+        self, traces: Sequence[str], stream: str, window: str, begins: int, ends: int, *partials: Partials
+    ) -> Staged:
+        """As `merge`, in these contexts, which the commit belongs to as well."""
+        with tracing.begin("merge", traces, table=f"{stream}.{window}") as spans:
+            staged = self.merge(stream, window, begins, ends, *partials)
+            spans.note(rows=staged.rows)
+        return replace(staged, traces=tuple(traces))
 
     def settle(self, stream: str, window: str, closed_us: int, still_open: Mapping[str, bytes]) -> None:
         """Hear which sessions were open when windows up to `closed_us` were merged; used once the table is there."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from eagleray.cluster.telemetry import tracing
 from eagleray.sql.postgres.requests import Close, Described, Fetch, Open, Opened, Query
 from eagleray.sql.postgres.runner import Runner, SqlError
 from eagleray.sql.postgres.types import Column, Value
@@ -27,6 +28,10 @@ class Owner(Protocol):
 
     def query(self, text: str, oids: Sequence[int]) -> Query:
         """A question in the session's name."""
+        ...
+
+    def traced(self, name: str, sql: str) -> tracing.Spans:
+        """The span of a statement, where it is sampled."""
         ...
 
     def pinned(self, answer: Opened) -> None:
@@ -59,20 +64,39 @@ class Portal:
     columns: tuple[Column, ...] | None = None
     complete: bool = False
     _runner: Runner | None = field(default=None, repr=False)
+    _spans: tracing.Spans = field(default=tracing.NONE, repr=False)  # from the moment that it runs to its end
+    _rows: int = 0
 
     def open(self, owner: Owner) -> tuple[Column, ...]:
         """Run it, unless it runs; its columns. Raises SqlError."""
         if self.columns is None:
-            runner = owner.runner()
+            self._spans = owner.traced("sql", self.text)
             try:
-                query = owner.query(self.text, ())
-                opened: Opened = runner.ask(Open(query, self.values, self.expected), query.timeout_s)
-            except BaseException:
-                runner.release()
+                opened = self._opened(owner)
+            except BaseException as error:
+                self._ended(error)
                 raise
-            self._runner, self.columns = runner, opened.columns
+            self.columns = opened.columns
             owner.pinned(opened)
         return self.columns
+
+    def _opened(self, owner: Owner) -> Opened:
+        with tracing.begin("wait for a child", self._spans.contexts):
+            runner = owner.runner()
+        try:
+            query = owner.query(self.text, ())
+            with tracing.begin("query", self._spans.contexts):
+                opened: Opened = runner.ask(Open(query, self.values, self.expected), query.timeout_s)
+        except BaseException:
+            runner.release()
+            raise
+        self._runner = runner
+        return opened
+
+    def _ended(self, error: BaseException | None = None) -> None:
+        spans, self._spans = self._spans, tracing.NONE
+        spans.note(rows=self._rows)
+        spans.end(error)
 
     def fetch(self, owner: Owner, rows_max: int, formats: tuple[bool, ...], take: Sink) -> int:
         """Hand on the next rows, at most `rows_max` (0: all); how many there were. Raises SqlError."""
@@ -80,10 +104,14 @@ class Portal:
         if self._runner is None:
             return 0
         try:
-            rows, self.complete = self._runner.fetch(Fetch(rows_max, formats, owner.timeout_s), take)
-        except BaseException:
+            with tracing.begin("rows", self._spans.contexts) as spans:
+                rows, self.complete = self._runner.fetch(Fetch(rows_max, formats, owner.timeout_s), take)
+                spans.note(rows=rows)
+        except BaseException as error:
+            self._ended(error)
             self.close()
             raise
+        self._rows += rows
         if self.complete:
             self.close()
         return rows
@@ -100,6 +128,7 @@ class Portal:
             if not self.complete:
                 _close(runner)
             runner.release()
+            self._ended()
 
 
 def _close(runner: Runner) -> None:

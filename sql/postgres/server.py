@@ -9,6 +9,7 @@ rows that are ready to be passed on. So memory here hangs on the number of conne
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import ssl
@@ -21,6 +22,7 @@ from eagleray.cluster.certificates import Certificates
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError, QueryError
 from eagleray.cluster.sections import PostgresConfig
+from eagleray.cluster.telemetry import tracing
 from eagleray.sql.postgres.login import CancelRequest, Known, Login
 from eagleray.sql.postgres.runner import Bell
 from eagleray.sql.postgres.session import Session, SessionEnded, error_body
@@ -59,6 +61,7 @@ class PostgresServer:
         self._turn = threading.Lock()
         self._connections: dict[threading.Thread, Stream] = {}
         self._bells: dict[tuple[int, int], Bell] = {}  # by what a client has to know to cancel
+        self._coin = tracing.Coin(os.environ) if tracing.is_on() else None
         self._stopping = False
         threading.Thread(target=self._accept, name="postgres", daemon=True).start()
         logger.info("SQL over Postgres listens", extra={"host": self._limits.host, "port": self.port})
@@ -161,7 +164,7 @@ class PostgresServer:
             def valid() -> bool:
                 return self._config.edge.auth == "off" or self._named(key.name) == key
 
-            session = Session(known.wire, key, number[0], self._worker, self._config, bell, valid)
+            session = Session(known.wire, key, number[0], self._worker, self._config, bell, valid, self._coin)
             _greet(known, session, number)
             session.run()
         finally:

@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
@@ -26,6 +27,7 @@ from eagleray.cluster.config import Config
 from eagleray.cluster.errors import QueryError
 from eagleray.cluster.lake.pin import Instant
 from eagleray.cluster.sections import PostgresConfig
+from eagleray.cluster.telemetry import tracing
 from eagleray.sql.guard import TEXT_CHARS_MAX
 from eagleray.sql.postgres.commands import Command, allowed_in_failed, columns_of, recognised
 from eagleray.sql.postgres.commands import run as run_command
@@ -42,6 +44,7 @@ from eagleray.sql.worker import SqlWorker
 logger = logging.getLogger(__name__)
 
 STATEMENTS_MAX = 1000  # prepared ones of a session
+_TRACEPARENT = re.compile(r"/\*[^*]*\btraceparent='([0-9a-f-]+)'")  # as SQLCommenter writes it
 _VERSION = f"PostgreSQL {VERSION} (Eagleray, SQL by DuckDB)"
 
 
@@ -66,8 +69,12 @@ class Session:
         config: Config,
         bell: Bell,
         valid: Callable[[], bool],
+        coin: tracing.Coin | None = None,
     ) -> None:
-        """`backend` is the number that it is cancelled by; `valid` says whether the key still is."""
+        """`backend` is the number that it is cancelled by; `valid` says whether the key still is.
+
+        `coin` decides which statements are traced; None: none is.
+        """
         assert config.sql.postgres is not None
         self.settings = Settings(key.name)
         self.portals: dict[str, Portal] = {}
@@ -80,6 +87,7 @@ class Session:
         self._timeout_s = config.edge.query_timeout_s
         self._bell = bell
         self._valid = valid
+        self._coin = coin
         self._statements: dict[str, Statement] = {}
         self._state = b"I"
         self._instant: Instant | None = None  # the transaction's snapshots, once a query has found them
@@ -261,13 +269,14 @@ class Session:
         self._columns_or_none(described.columns or None, ())
 
     def _ask_description(self, statement: Statement) -> Described:
-        runner = self.runner()
-        try:
-            query = self.query(statement.text, statement.oids)
-            described: Described = runner.ask(Describe(query), query.timeout_s)
-            return described
-        finally:
-            runner.release()
+        with self.traced("describe", statement.text):
+            runner = self.runner()
+            try:
+                query = self.query(statement.text, statement.oids)
+                described: Described = runner.ask(Describe(query), query.timeout_s)
+                return described
+            finally:
+                runner.release()
 
     def _columns_or_none(self, columns: Sequence[Column] | None, formats: Sequence[bool]) -> None:
         if columns:
@@ -323,6 +332,14 @@ class Session:
     def runner(self) -> Runner:
         """A SQL process; raises SqlError."""
         return Runner(self._worker, self._wire.fileno(), self._bell, self.timeout_s)
+
+    def traced(self, name: str, sql: str) -> tracing.Spans:
+        """The span of a statement, where it is sampled: below the `traceparent` in its comment, if it has one."""
+        if self._coin is None:
+            return tracing.NONE
+        found = _TRACEPARENT.search(sql) if "traceparent" in sql else None
+        parent = self._coin.toss(found[1] if found else None)
+        return tracing.NONE if parent is None else tracing.request(name, parent, wire="postgres")
 
     @property
     def timeout_s(self) -> float:

@@ -9,7 +9,7 @@ import secrets
 from tests.running_platform import RunningPlatform, eventually
 from tests.servers.otlp import Received
 
-WAY = ["POST", "wait until it is durable", "validate", "write", "commit"]
+WAY = ["POST", "wait until it is durable", "validate", "write"]  # and then a commit
 
 
 def test_an_event_is_followed_from_socket_to_snapshot(platform: RunningPlatform, otlp: Received) -> None:
@@ -20,18 +20,25 @@ def test_an_event_is_followed_from_socket_to_snapshot(platform: RunningPlatform,
     status, _, _ = platform.request("POST", "/v1/streams/anything/events", body, {**kind, "traceparent": header})
     assert status == 200
     unsampled = f"00-{secrets.token_hex(16)}-{parent}-00"
-    platform.request("POST", "/v1/streams/anything/events", body, {**kind, "traceparent": unsampled})
-    found = eventually(lambda: (made := otlp.trace(trace)).keys() >= {*WAY, "count in windows"} and made)
+    later = body.replace(b"09:00:01", b"11:00:01").replace(b"traced-", b"later-")  # closes the first one's window
+    platform.request("POST", "/v1/streams/anything/events", later, {**kind, "traceparent": unsampled})
+    found = eventually(lambda: (made := otlp.trace(trace)).keys() >= {*WAY, "close a window"} and made)
     spans = {name: span for name, (_, span) in found.items()}
     assert spans["POST"].parent_span_id.hex() == parent
     for before, after in itertools.pairwise(WAY):
         assert spans[after].parent_span_id == spans[before].span_id
         assert spans[after].start_time_unix_nano >= spans[before].start_time_unix_nano
     assert spans["append to the log"].parent_span_id == spans["validate"].span_id
+    assert spans["close a window"].parent_span_id == spans["count in windows"].span_id
+    assert spans["merge"].parent_span_id == spans["close a window"].span_id
     processes = {name: process.split()[1].rpartition("-")[0] for name, (process, _) in found.items()}
     told = {"POST": "edge", "validate": "validate", "write": "writer", "commit": "committer"}
+    told |= {"merge": "window", "close a window": "committer"}
     assert told.items() <= processes.items()
-    commit = {one.key: one.value for one in spans["commit"].attributes}
+    ends = [span for _, span in otlp.spans if span.trace_id.hex() == trace and span.name == "commit"]
+    below = {span.parent_span_id: {one.key: one.value for one in span.attributes} for span in ends}
+    commit = below[spans["write"].span_id]
+    assert below[spans["close a window"].span_id]["eagleray.table"].string_value == "anything.minutes"
     snapshot = platform.get(f"/v1/streams/anything/events/traced-{trace}")["events"][0]["snapshot"]["id"]
     assert commit["eagleray.table"].string_value == "anything.events"
     assert str(commit["eagleray.snapshot"].int_value) == str(snapshot)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -23,12 +24,17 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from eagleray.actors.edge.meters import INGEST, Meters
+from eagleray.actors.window.traced import PER_PERIOD, PERIODS_MAX, TracedEvents
+from eagleray.cluster.events.stream import load_streams
 from eagleray.cluster.events.verdict import Submission
 from eagleray.cluster.log.record import decode_batches, encode_batch, traces_of
 from eagleray.cluster.telemetry import tracing
 from eagleray.cluster.telemetry.prometheus import render_open_metrics
 from eagleray.cluster.telemetry.tracing import LINKS_MAX, PARENTS_MAX, Coin, begin, request, step, wanted
+from eagleray.cluster.windowing.era import Definition, Era
+from eagleray.cluster.windowing.watermark import NEVER
 from tests.examples import examples
+from tests.postgres_door import Door
 from tests.stream_project import TEXT, StreamProject
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -159,6 +165,82 @@ def test_one_trace_shows_the_way_from_the_request_to_the_snapshot(tmp_path: Path
     assert "secret" not in "".join(span.to_json() for span in found.values())
     before = [found[name].start_time or 0 for name in ("POST", "validate", "write", "commit")]
     assert before == sorted(before)
+
+
+def names_and_parents(spans: InMemorySpanExporter) -> list[tuple[str, str]]:
+    found = spans.get_finished_spans()
+    names = {span.get_span_context().span_id: span.name for span in found}
+    return sorted((span.name, names.get(span.parent.span_id, "") if span.parent else "") for span in found)
+
+
+@pytest.mark.parametrize(
+    "window", [{"tumble": "1m"}, {"hop": "2m", "every": "1m"}, {"session_gap": "1m"}], ids=lambda kind: next(iter(kind))
+)
+def test_the_trace_of_an_event_shows_how_its_windows_closed(
+    tmp_path: Path, spans: InMemorySpanExporter, window: dict[str, str]
+) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT}, windows={"w": {**window, "aggregate": {"n": "count()"}}})
+    project.up()
+    body = json.dumps({"t": "2026-01-01T12:00:10Z", "v": "secret words"}).encode()
+    with request("POST", SAMPLED) as sent:
+        project.validate.submit([Submission("s", "ndjson", body, trace=sent.contexts[0])])
+    project.drain()
+    assert "close a window" not in dict(names_and_parents(spans))
+    for minute in (4, 8, 30):  # none of them is traced: the first closes what there was, others what nobody asks about
+        project.accept({"t": f"2026-01-01T12:{minute:02}:00Z", "v": "a"})
+        project.drain()
+    project.kill()
+    found = dict(names_and_parents(spans))
+    closed = [span for span in spans.get_finished_spans() if span.name == "close a window"]
+    assert found["close a window"] == "count in windows" and found["merge"] == "close a window"
+    tables = [(span.attributes or {}).get("eagleray.table") for span in spans.get_finished_spans()]
+    assert len(closed) == 1 and tables.count("s.w") == 3  # closing, merge, commit
+    assert (closed[0].attributes or {})["eagleray.landed"] is True
+    assert names_and_parents(spans).count(("commit", "close a window")) == 1
+    assert {f"{span.get_span_context().trace_id:032x}" for span in spans.get_finished_spans()} == {TRACE}
+
+
+def test_what_waits_for_its_windows_to_close_is_bounded_and_the_newest(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT}, windows={"w": {"tumble": "1m", "aggregate": {"n": "count()"}}})
+    (era,) = (Era(Definition.of(stream, "w")) for stream in load_streams(project.config).values())
+    traced, minute = TracedEvents([era]), 60_000_000
+    assert not traced
+    for at in range(1000):
+        traced.add([f"{at}-{number}" for number in range(20)], at * minute, at * minute + 1)
+    kept = traced.closing(era, NEVER, 2000 * minute)
+    assert len(kept) == PERIODS_MAX * PER_PERIOD and all(int(one.partition("-")[0]) >= 936 for one in kept)
+    late = era.allowed_lateness_us
+    assert traced.closing(era, 998 * minute + late, 999 * minute + late) == [f"998-{n}" for n in range(PER_PERIOD)]
+
+
+def test_a_statement_over_postgres_is_part_of_the_trace_that_its_comment_names(
+    tmp_path: Path, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    door = Door(tmp_path)
+    try:
+        with door.connect() as connection:
+            connection.execute("SELECT 4711")
+            assert connection.execute(f"SELECT 4711 /*app='x',traceparent='{SAMPLED}'*/").fetchone() == (4711,)
+            with connection.transaction(), connection.cursor("c") as cursor:
+                cursor.itersize = 6
+                cursor.execute(f"SELECT n FROM s.events /*traceparent='{SAMPLED}'*/")
+                assert len(cursor.fetchall()) == 40
+            with pytest.raises(psycopg.Error):
+                connection.execute(f"SELECT nothing FROM s.events /*traceparent='{SAMPLED}'*/")
+    finally:
+        door.server.stop()
+    found = names_and_parents(spans)
+    assert found.count(("sql", "")) == 3 and ("query", "sql") in found and ("wait for a child", "sql") in found
+    assert ("rows", "sql") in found
+    made = spans.get_finished_spans()
+    assert {f"{span.get_span_context().trace_id:032x}" for span in made} == {TRACE}
+    told = [dict(span.attributes or {})["eagleray.rows"] for span in made if span.name == "sql"]
+    assert told == [1, 40, 0]
+    failed = [span.status.description for span in made if span.name == "sql" and span.status.description]
+    assert failed == ["SqlError"] and "4711" not in "".join(span.to_json() for span in made)
 
 
 def test_openmetrics_has_the_trace_of_a_request_that_a_bucket_counts() -> None:
