@@ -342,15 +342,18 @@ class Controller:
         names = [member.peer.name for member in edges]
         beside = self.pools["validate"].alive() if self._cluster else []
         serving, in_flight = set(), []
-        for index, member in enumerate(edges):
-            if not self.port and index:
-                break  # the first edge finds the port, the others share it
+        told = edges if self.port else edges[:1]  # the first edge finds the port, the others share it
+        version = self._next_version()
+
+        def news(member: Member) -> EdgeNews:
             near = frozenset(m.peer.name for m in beside if m.node == member.node)
             spent = self._spent.waiting(member.peer.name)
-            news = EdgeNews(
-                self._next_version(), self.port, validators, self._committer, sql, spent, problems, self._cluster, near
-            )
-            if (report := await self._tell_edge(member, news)) is None:
+            return EdgeNews(version, self.port, validators, self._committer, sql, spent, problems, self._cluster, near)
+
+        # At the same time: one that was cut off since its heartbeat keeps the others and the partitions waiting once.
+        reports = await asyncio.gather(*(self._tell_edge(member, news(member)) for member in told))
+        for member, report in zip(told, reports, strict=True):
+            if report is None:
                 continue
             self._established = True
             self._refused.pop(member.peer.name, None)

@@ -126,6 +126,18 @@ def test_a_process_pays_for_what_others_let_through() -> None:
     assert exchange.waiting("edge-0") == {}
 
 
+def test_edges_that_are_told_at_the_same_time_hear_of_each_other_once_and_the_next_time() -> None:
+    exchange, edges = Exchange(), ("edge-0", "edge-1")
+    for edge in edges:
+        assert exchange.waiting(edge) == {}
+    exchange.answered("edge-0", {"key": 3.0}, edges)
+    exchange.answered("edge-1", {"key": 0.1}, edges)
+    assert exchange.waiting("edge-0") == {"key": 0.1} and exchange.waiting("edge-1") == {"key": 3.0}
+    exchange.answered("edge-0", {"key": -0.5}, edges)  # given back
+    exchange.answered("edge-1", {}, edges)
+    assert exchange.waiting("edge-0") == {} and exchange.waiting("edge-1") == {"key": -0.5}
+
+
 def test_what_was_charged_too_much_is_given_back() -> None:
     ticks = Ticks()
     rates = Rates(1000, ticks)
