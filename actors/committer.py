@@ -55,7 +55,7 @@ from eagleray.cluster.windowing.page import Cursor, Range, joined, last, order, 
 
 logger = logging.getLogger(__name__)
 
-OWNERS_LOOK_S = 1.0  # whether those who are waited for are still the owners
+OWNERS_LOOK_S = 0.2  # whether those who are waited for are still the owners
 TRACES_TIMEOUT_S = 1.0  # without an answer there is no span, and nothing else is missing
 COLLECT_TIMEOUT_S = 30.0  # a worker that takes longer is skipped for this round; its work is not lost
 # That a commit may take before it is overdue: six tries, each of which may wait for a catalog that is locked or away.
@@ -346,10 +346,7 @@ class Committer:
         spans.end()
         if landed and any(era.spec.kind == "session" for era in eras):
             # A fragment may go once it is known to be of no open session; a worker that does not hear it keeps more.
-            told = (
-                peer.call("settle", stream, window, watermark_us, staged.still_open, timeout_s=COLLECT_TIMEOUT_S)
-                for peer, _ in self._owners(stream)
-            )
+            told = (self._settle(peer, stream, window, watermark_us, staged) for peer, _ in self._owners(stream))
             await asyncio.gather(*told, return_exceptions=True)
 
     async def _traces(self, stream: str, window: str, after_us: int, upto_us: int) -> list[str]:
@@ -362,6 +359,10 @@ class Committer:
         )
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [context for answer in answers if isinstance(answer, tuple) for context in answer]
+
+    async def _settle(self, peer: Peer, stream: str, window: str, watermark_us: int, staged: Staged) -> None:
+        call = peer.call("settle", stream, window, watermark_us, staged.still_open, timeout_s=COLLECT_TIMEOUT_S)
+        await self._while_owners("window", [peer], call)
 
     def _owners(self, stream: str) -> list[tuple[Peer, list[int]]]:
         mine = {key: self.topology.window[key] for key in sorted(self.topology.window) if key[0] == stream}
