@@ -326,7 +326,7 @@ class Controller:
     def _assign(self, pool: str) -> dict[PartitionId, RayPeer]:
         if self._cluster:
             members, streams = self.pools[pool].members, self.config.streams
-            owners = share_out(streams, self.config.log.partitions, self.pools[pool].present())
+            owners = share_out(streams, self.config.log.partitions, self.pools[pool].present(self._nodes))
             return {partition: members[name].peer for partition, name in owners.items()}
         peers = [member.peer for member in self.pools[pool].members.values()]
         partitions = [(s, p) for s in sorted(self.config.streams) for p in range(self.config.log.partitions)]

@@ -18,10 +18,12 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -34,13 +36,18 @@ from eagleray.cluster.ray_session import NAMESPACE
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 HEARTBEAT_TIMEOUT_S = 2.0
 REMAKE_S = 5.0  # between tries to make a worker that could not be made
 CRASHES = 2  # in a row, of a process that starts: then it is said; Ray goes on trying
 STARTING_S = 120.0  # for a process to start and make its worker; then it is ended and started again
 AWAY_S = 5.0  # without an answer: what the worker owns is given to others meanwhile, in a cluster
-AWAY_STARTING_S = 45.0  # the same of one that has not answered since it was made
+AWAY_STARTING_S = 45.0  # the same of one that has not answered since it was made with the whole pool
+CONTROL_S = 2.0  # that Ray's control server may take to answer
 LEAVE_S = 35.0  # for the calls of a worker that leaves: none takes longer than messages that are given up (30 s)
+
+_CONTROL = ThreadPoolExecutor(1, "control")  # its own: the threads of all others would be taken one after the other
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Member:
     version: str = ""  # of what it was made from (`host.Kind`)
     retired: bool = False  # it leaves as soon as another has taken its place
     quiet_since: float | None = field(default_factory=time.monotonic)  # None: it answers
+    patience_s: float = AWAY_STARTING_S  # for its first answer; then what it owns is given to others
     alive: bool = False
     restarts: int = 0
     replaced: int = 0  # of these: ended by us, for want of progress
@@ -88,11 +96,12 @@ class Pool:
         for name in sorted(names):
             if name.startswith(f"{self.kind.pool}-") and name not in self.members:
                 peer = RayPeer(name, ray.get_actor(name, NAMESPACE))
-                self.members[name] = Member(peer, starts=peer.restarts())  # those of before are no crashes of now
+                # Those of before are no crashes of now. One that lives need not start; its node may be gone, too.
+                self.members[name] = Member(peer, starts=peer.restarts(), patience_s=AWAY_S)
 
     def reconcile(self, load: Sequence[str] = ()) -> None:
         """Make what is missing; take what is too much off the members, to be released. `load`: nodes of all workers."""
-        wanted = self._wanted()
+        wanted, works = self._wanted(), any(member.life for member in self.members.values())
         for name in [name for name in self.members if name not in wanted]:
             self._leaving[name] = self.members.pop(name).peer
         for name, place in wanted.items():
@@ -100,7 +109,8 @@ class Pool:
                 node = place or self._emptiest(load)
                 if self.nodes is not None and node is None:
                     continue  # no node may have it
-                self.members[name] = Member(RayPeer(name, _make(name, self.kind, node, bool(place))))
+                peer = RayPeer(name, _make(name, self.kind, node, bool(place)))
+                self.members[name] = Member(peer, patience_s=0.0 if works else AWAY_STARTING_S)
                 self.members[name].node = node.id if node else ""
 
     def _wanted(self) -> dict[str, Node | None]:
@@ -159,10 +169,17 @@ class Pool:
         else:
             self.members[name].retired = True
 
-    def present(self) -> list[str]:
-        """Names of the workers that may own something: those that answer, or have not been silent for long."""
+    def present(self, living: Container[str] | None = None) -> list[str]:
+        """Names of the workers that may own something: those that answer, or have not been silent for long.
+
+        `living`: ids of the nodes that there are. One that is silent and was on another will not answer from there.
+        """
         now = time.monotonic()
-        return [name for name, member in self.members.items() if not _away(member, now)]
+        return [
+            name
+            for name, member in self.members.items()
+            if not _away(member, now) and (living is None or member.alive or not member.life or member.node in living)
+        ]
 
     def release(self) -> None:
         """Let those that are off the members go; for when all who might call them have been told."""
@@ -237,41 +254,44 @@ class Pool:
         return {name: answer for name, answer in named if not isinstance(answer, BaseException)}
 
     async def _beat(self, member: Member) -> None:
+        asked_at = time.monotonic()
         try:
             found = await member.peer.process(timeout_s=HEARTBEAT_TIMEOUT_S)
         except PeerLost as error:
-            self._lost(member, error)
+            await self._lost(member, error, asked_at)
         except TimeoutError:
-            self._unanswered(member, f"no answer within {HEARTBEAT_TIMEOUT_S:g} s")
+            await self._unanswered(member, f"no answer within {HEARTBEAT_TIMEOUT_S:g} s", asked_at)
         except Exception as error:  # it cannot even say how it is: for want of memory, for one
-            self._unanswered(member, f"{type(error).__name__}: {error}")
+            await self._unanswered(member, f"{type(error).__name__}: {error}", asked_at)
         else:
-            self._answered(member, found)
+            await self._answered(member, found)
 
-    def _lost(self, member: Member, error: PeerLost) -> None:
+    async def _lost(self, member: Member, error: PeerLost, asked_at: float) -> None:
         """Its process has ended: Ray starts it again, unless the actor has ended for good."""
-        _silent(member, str(error))
+        _silent(member, str(error), asked_at)
         if not member.starting:
             member.starting, member.heard_at = True, time.monotonic()
-        self._look_at_start(member)
-        if _ended_for_good(member.peer.name):
+        await self._look_at_start(member)
+        if await _told(_ended_for_good, member.peer.name, otherwise=False):
             logger.error("%s has ended for good; it is made again", member.peer.name)
             self.members.pop(member.peer.name, None)
         elif time.monotonic() - member.heard_at > STARTING_S:
             self.replace(member, f"has not started within {STARTING_S:g} s")
 
-    def _unanswered(self, member: Member, why: str) -> None:
-        _silent(member, why)
+    async def _unanswered(self, member: Member, why: str, asked_at: float) -> None:
+        _silent(member, why, asked_at)
         member.missed += 1  # beats and not time: where this process was stopped itself, nobody else was silent
         patience_s = STARTING_S if member.starting else self.stalled_after_s
         silent_s = member.missed * HEARTBEAT_TIMEOUT_S
-        self._look_at_start(member)
+        await self._look_at_start(member)
         if silent_s >= patience_s:
             self.replace(member, f"has not answered for {silent_s:g} s")
 
-    def _look_at_start(self, member: Member) -> None:
+    async def _look_at_start(self, member: Member) -> None:
         """Note where its process ends again and again before it answers once."""
-        crashes = member.peer.restarts() - member.starts if member.starting else 0
+        if not member.starting:
+            return
+        crashes = await _told(member.peer.restarts, otherwise=member.starts) - member.starts
         if crashes >= CRASHES and member.failure is None:
             name = member.peer.name
             member.failure = WorkerFailed(
@@ -279,7 +299,7 @@ class Pool:
             )
             logger.error("%s", member.failure)
 
-    def _answered(self, member: Member, found: Mapping[str, Any]) -> None:
+    async def _answered(self, member: Member, found: Mapping[str, Any]) -> None:
         if member.life not in ("", found["life"]):
             member.restarts += 1
             member.failure = None
@@ -287,7 +307,7 @@ class Pool:
         member.version = found["version"]
         member.pid, member.rss_bytes, member.problems = found["pid"], found["rss_bytes"], found["problems"]
         if member.starting:
-            member.starting, member.starts = False, member.peer.restarts()
+            member.starting, member.starts = False, await _told(member.peer.restarts, otherwise=member.starts)
         member.missed, member.heard_at = 0, time.monotonic()
         member.alive = found["failure"] is None
         if not member.alive:
@@ -310,19 +330,36 @@ class Pool:
         member.replaced += 1
 
 
-def _silent(member: Member, why: str) -> None:
+def _silent(member: Member, why: str, asked_at: float) -> None:
     if member.alive:
         logger.warning("%s does not answer: %s", member.peer.name, why)
     member.alive = False
     if member.quiet_since is None:
-        member.quiet_since = time.monotonic()
+        member.quiet_since = asked_at
 
 
 def _away(member: Member, now: float) -> bool:
-    """Whether others should have what it owns for now. One that never answered is given the time of a start."""
+    """Whether others should have what it owns for now.
+
+    Where a whole pool starts, those that are about to answer are given the time of a start: else the first would have
+    all, and hand most of it over again. One that is made later waits until it answers.
+    """
     if member.quiet_since is None:
         return False
-    return now - member.quiet_since > (AWAY_S if member.life else AWAY_STARTING_S)
+    return now - member.quiet_since > (AWAY_S if member.life else member.patience_s)
+
+
+async def _told(ask: Callable[..., T], *args: Any, otherwise: T) -> T:
+    """What Ray's control server says; `otherwise` while it is away.
+
+    A thread waits for it and nothing else does: where the head is gone, each question takes a minute and more.
+    """
+    try:
+        async with asyncio.timeout(CONTROL_S):
+            return await asyncio.get_running_loop().run_in_executor(_CONTROL, partial(ask, *args))
+    except Exception as error:  # of Ray's, several kinds
+        logger.warning("Ray's control server does not say: %s: %s", type(error).__name__, error)
+        return otherwise
 
 
 def _index(name: str) -> int:

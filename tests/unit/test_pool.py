@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
+from eagleray.actors import pool as pool_module
 from eagleray.actors.host import Kind
 from eagleray.actors.peer import RayPeer
 from eagleray.actors.placement import Node
@@ -82,6 +86,80 @@ def test_a_worker_that_does_not_answer_owns_nothing_until_it_does() -> None:
     assert windows.present() == ["window-0", "window-1", "window-2"]
 
 
+def test_a_worker_that_is_made_where_others_work_owns_nothing_until_it_answers() -> None:
+    windows = pool("window", 2, [A, B])
+    add(windows, "window-0", A.id)
+    made = add(windows, "window-1", B.id, alive=False)
+    made.life, made.patience_s, made.quiet_since = "", 0.0, time.monotonic() - 1
+    assert windows.present() == ["window-0"]
+    made.life, made.quiet_since = "y", None
+    assert windows.present() == ["window-0", "window-1"]
+
+
+def test_a_worker_that_is_silent_on_a_node_that_is_gone_owns_nothing_any_more() -> None:
+    windows = pool("window", 3, [A, B])
+    add(windows, "window-0", A.id)
+    add(windows, "window-1", B.id, alive=False).quiet_since = time.monotonic()
+    add(windows, "window-2", B.id)  # Ray is wrong, or its word is old: it answers
+    assert windows.present({A.id, B.id}) == ["window-0", "window-1", "window-2"]
+    assert windows.present({A.id}) == ["window-0", "window-2"]
+
+
+def test_silence_begins_when_the_question_was_asked_that_has_no_answer() -> None:
+    writers = pool("writer", 1)
+    silent = add(writers, "writer-0")
+    silent.peer, silent.starting = cast(Any, Mute()), False
+    began = time.monotonic()
+    asyncio.run(writers.heartbeat())
+    assert not silent.alive and silent.quiet_since is not None
+    assert began <= silent.quiet_since <= cast(Mute, silent.peer).asked_at
+
+
+def test_a_control_server_that_does_not_answer_keeps_no_heartbeat_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CONTROL_S", 0.05)
+    writers = pool("writer", 3)
+    gone = threading.Event()
+    for index in range(3):
+        member = add(writers, f"writer-{index}", alive=False)
+        member.peer = cast(Any, Headless({**FACTS, "failure": None, "overdue": None}, gone))
+    try:
+        asyncio.run(asyncio.wait_for(writers.heartbeat(), 30))
+        assert all(member.alive for member in writers.members.values())
+    finally:
+        gone.set()
+
+
+FACTS = {"life": "y", "node": "", "version": "", "pid": 7, "rss_bytes": 1, "problems": {}}
+
+
+@dataclass
+class Mute:
+    """A peer that answers no heartbeat."""
+
+    name: str = "writer-0"
+    asked_at: float = 0.0
+
+    async def process(self, timeout_s: float) -> dict[str, Any]:
+        self.asked_at = time.monotonic()
+        raise TimeoutError
+
+
+@dataclass
+class Headless:
+    """A peer that answers, while Ray's control server says nothing until `back`."""
+
+    answer: dict[str, Any]
+    back: threading.Event
+    name: str = "writer-0"
+
+    async def process(self, timeout_s: float) -> dict[str, Any]:
+        return self.answer
+
+    def restarts(self) -> int:
+        self.back.wait(60)
+        return 0
+
+
 def test_a_node_that_came_gets_its_share_one_worker_after_the_other() -> None:
     writers = pool("writer", 3, [A, B])
     for index in range(3):
@@ -112,8 +190,7 @@ def test_a_heartbeat_that_answers_with_an_error_was_missed_and_the_others_are_lo
     ailing = add(writers, "writer-0")
     ailing.peer, ailing.starting = cast(Any, Ailing()), False
     other = add(writers, "writer-1", alive=False)
-    facts = {"life": "y", "node": "", "version": "", "pid": 7, "rss_bytes": 1, "problems": {}}
-    other.peer = cast(Any, Answering({**facts, "failure": None, "overdue": None}))
+    other.peer = cast(Any, Answering({**FACTS, "failure": None, "overdue": None}))
     asyncio.run(writers.heartbeat())
     assert not ailing.alive and ailing.missed == 1 and other.alive
 
