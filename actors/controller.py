@@ -51,6 +51,7 @@ COUNTING = ("validate", "window", "writer", "edge", "scheduler")  # pools whose 
 HISTORY = "objectives"  # a place of state
 JUDGE_S, SAVE_S = 10.0, 60.0
 ATTEND_S = 10.0  # for an edge to take news, and to begin to listen
+TELL_S = 1.0  # of that, what everything else waits
 LEVEL_AFTER_S = 30.0  # without a change of nodes: then workers are levelled out
 NODES_S = 2.0  # that Ray's control server may take to say which nodes live; else they are those of before
 DRAIN_STEP_S = 5.0  # of a drain: then it looks whether everybody is still there
@@ -95,6 +96,7 @@ class Controller:
         self._claim: Claim | None = None  # where their history is kept
         self._draining = False
         self._serving: frozenset[str] = frozenset()  # edges that listen
+        self._telling: dict[str, asyncio.Task[EdgeReport | None]] = {}  # edges that have not answered the last news
         self._in_flight_bytes = 0  # at the fullest edge
         self._cluster = any(kind.per_node for kind in kinds.values())  # of several nodes, which others look after
         self._nodes: dict[str, Node] = {}  # those that live, in a cluster
@@ -344,16 +346,24 @@ class Controller:
         serving, in_flight = set(), []
         told = edges if self.port else edges[:1]  # the first edge finds the port, the others share it
         version = self._next_version()
-
-        def news(member: Member) -> EdgeNews:
-            near = frozenset(m.peer.name for m in beside if m.node == member.node)
-            spent = self._spent.waiting(member.peer.name)
-            return EdgeNews(version, self.port, validators, self._committer, sql, spent, problems, self._cluster, near)
-
-        # At the same time: one that was cut off since its heartbeat keeps the others and the partitions waiting once.
-        reports = await asyncio.gather(*(self._tell_edge(member, news(member)) for member in told))
-        for member, report in zip(told, reports, strict=True):
-            if report is None:
+        for member in told:
+            if member.peer.name not in self._telling:
+                near = frozenset(m.peer.name for m in beside if m.node == member.node)
+                spent = self._spent.waiting(member.peer.name)
+                news = EdgeNews(
+                    version, self.port, validators, self._committer, sql, spent, problems, self._cluster, near
+                )
+                self._telling[member.peer.name] = asyncio.create_task(self._tell_edge(member, news))
+        # An edge that was cut off since its heartbeat must not keep the next one, and with it partitions, waiting.
+        if self._telling:
+            await asyncio.wait(self._telling.values(), timeout=TELL_S)
+        for gone in self._telling.keys() - set(names):
+            self._telling.pop(gone).cancel()
+        for member in told:
+            if not self._telling[member.peer.name].done():
+                serving |= {member.peer.name} & self._serving
+                continue
+            if (report := self._telling.pop(member.peer.name).result()) is None:
                 continue
             self._established = True
             self._refused.pop(member.peer.name, None)
@@ -487,6 +497,7 @@ class Controller:
         self._draining = True
         deadline = time.monotonic() + timeout_s
         async with self._turn:  # from here on no edge is told to listen
+            await asyncio.gather(*self._telling.values(), return_exceptions=True)
             await self._judge()
             await self._drain_edges()
         drained = False
