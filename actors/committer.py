@@ -40,7 +40,7 @@ from eagleray.cluster.backup.hold import deleting
 from eagleray.cluster.clock import Clock, SystemClock
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import CommitFailed, CommitUnknown, EaglerayError, LogCorrupt, LogUnavailable
-from eagleray.cluster.events.stream import load_streams
+from eagleray.cluster.events.stream import Stream, load_streams
 from eagleray.cluster.lake.lake import Beside, Lake
 from eagleray.cluster.lake.progress import NEVER, decode
 from eagleray.cluster.lake.window_history import StreamHistory, load_history
@@ -67,6 +67,7 @@ TRIM_INTERVAL_S = 30.0
 OVERTAKEN_INTERVAL_S = 10.0
 OVERTAKEN = "were deleted before the tables had them: the stream stands still; `eagleray recover` goes on without them"
 EXPIRE_EVERY_COMMITS = 20
+GONE = "is gone: put it back, or stop, and start: `up` says what can be done"
 
 
 class Committer:
@@ -97,7 +98,7 @@ class Committer:
         self._still = {"writer": Standstill(), "window": Standstill()}
         self._failing: dict[str, tuple[float, str]] = {}  # rounds, since when and with what
         self._refused: dict[str, str] = {}  # tables whose last commit was refused, or is not known; and why
-        self.gone: set[str] = set()  # tables that somebody dropped
+        self.gone: dict[str, str] = {}  # tables that somebody dropped, or that cannot be read; and what is said of it
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._rounds = 0  # with the topology's version, the order of what workers are asked
@@ -146,8 +147,8 @@ class Committer:
     def problems(self) -> dict[str, str]:
         """What has kept tables from moving for `edge.ready_lag_s`, by part of the platform; for readiness."""
         now, found = time.monotonic(), {}
-        if gone := sorted(self.gone):
-            found["tables"] = f"{', '.join(gone)} is gone: put it back, or stop, and start: `up` says what can be done"
+        if self.gone:
+            found["tables"] = "; ".join(f"{table} {why}" for table, why in sorted(self.gone.items()))
         for since, what in list(self._failing.values()):
             if now - since >= self.config.edge.ready_lag_s:
                 found["lake"] = f"no round of commits has succeeded for {now - since:.0f} s: {what}"
@@ -282,7 +283,7 @@ class Committer:
         by_partition = self.reports["window"]
         self.advance = {}
         closings = []
-        for name in self.streams:
+        for name in self.histories:
             mine = [by_partition.get((name, p)) for p in range(self.config.log.partitions)]
             open_ones = self._live(name, progress)
             self._open = self._open | {name} if open_ones else self._open - {name}
@@ -304,7 +305,10 @@ class Committer:
         """Read the definitions of windows, once: they change before the platform starts, and not while it runs."""
         for name, stream in self.streams.items():
             if name not in self.histories:
-                self.histories[name] = await asyncio.to_thread(load_history, self.lake, stream)
+                try:
+                    self.histories[name] = await asyncio.to_thread(load_history, self.lake, stream)
+                except Exception as error:  # whatever its tables say: the other streams' windows go on
+                    logger.warning("windows of %s wait: %s: %s", name, type(error).__name__, error)
 
     def _counts(self, stream: str) -> bool:
         return bool(self.streams[stream].windows) or stream in self._open
@@ -405,23 +409,45 @@ class Committer:
         return {partition for partition in every if self._is_whole(partition)}
 
     async def _progress(self, *tables: str, windows: bool = False) -> dict[str, dict[str, int]]:
+        """Where the tables stand. One that is gone, or that cannot be read, holds up its own stream and no other.
+
+        Raises what the first one raises where none can be read: then it is the catalog, or the store.
+        """
         names = [
             f"{name}.{table}"
-            for name in self.streams
-            for table in (*tables, *(self.histories[name].windows if windows else ()))
+            for name, stream in self.streams.items()
+            for table in (*tables, *(self._windows(name, stream) if windows else ()))
         ]
         with self.pulse.work("a look at the tables' progress", COMMIT_S):
-            found = await asyncio.gather(*(asyncio.to_thread(self._standing, name) for name in names))
-        return dict(zip(names, found, strict=True))
+            looks = (asyncio.to_thread(self._standing, name) for name in names)
+            found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        errors = [answer for answer in found.values() if isinstance(answer, BaseException)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
+        standing = {}
+        for name, answer in found.items():
+            if isinstance(answer, BaseException):
+                self._miss(name, f"cannot be read: {type(answer).__name__}: {answer}")
+            elif answer is None:
+                self._miss(name, GONE)
+            else:
+                self.gone.pop(name, None)
+            standing[name] = answer if isinstance(answer, dict) else {}
+        return standing
 
-    def _standing(self, table: str) -> dict[str, int]:
-        """Where the table stands. One that somebody dropped holds up its own stream and no other."""
+    def _windows(self, name: str, stream: Stream) -> Collection[str]:
+        """Window tables of the stream; while its history cannot be read, those of the configuration."""
+        return self.histories[name].windows if name in self.histories else stream.windows
+
+    def _miss(self, table: str, why: str) -> None:
+        if table not in self.gone:
+            logger.error("%s %s; nothing of its stream is stored until it is back", table, why)
+        self.gone[table] = why
+
+    def _standing(self, table: str) -> dict[str, int] | None:
+        """Where the table stands; None where there is none."""
         if (found := self.lake.find(table)) is None:
-            if table not in self.gone:
-                logger.error("%s is gone: nothing of its stream is stored until it is back", table)
-            self.gone.add(table)
-            return {}
-        self.gone.discard(table)
+            return None
         if (snapshot := found.current_snapshot()) is not None:  # of an earlier committer
             self.last_commit_us.setdefault(table, snapshot.timestamp_ms * 1000)
         if table.endswith(".events"):
@@ -430,7 +456,7 @@ class Committer:
 
     def _is_whole(self, partition: PartitionId) -> bool:
         """Whether the partition's stream has all of its tables."""
-        return not any(table.startswith(f"{partition[0]}.") for table in self.gone)
+        return not any(table.startswith(f"{partition[0]}.") for table in list(self.gone))
 
     async def _collect(
         self, pool: str, owners: Mapping[PartitionId, Peer], progress: dict[str, dict[str, int]], *more: Any
@@ -439,10 +465,14 @@ class Committer:
         order: Order = (*self.topology.version, self._rounds)
         owners = {partition: peer for partition, peer in owners.items() if self._is_whole(partition)}
 
+        excused: set[PartitionId] = set()
+
         async def one(peer: Peer, owned: list[PartitionId]) -> WorkerReport | None:
             try:
                 call = peer.call("collect", owned, progress, *more, order, timeout_s=COLLECT_TIMEOUT_S)
                 report: WorkerReport = await self._while_owners(pool, [peer], call)
+                if report.restoring:
+                    excused.update(owned)
                 return report
             except (PeerLost, TimeoutError, EaglerayError) as error:
                 logger.warning("%s does not answer: %s", peer.name, error)
@@ -456,7 +486,7 @@ class Committer:
         reports = [report for report in answers if report is not None]
         self.reports[pool] = {key: value for report in reports for key, value in report.partitions.items()}
         failing = frozenset().union(*(report.failing for report in reports))
-        self._still[pool].see(self._partitions(), self.reports[pool], time.monotonic(), failing)
+        self._still[pool].see(self._partitions(), self.reports[pool], time.monotonic(), failing, excused)
         return reports
 
     async def _while_owners(self, pool: str, peers: Collection[Peer], call: Coroutine[Any, Any, Any]) -> Any:
@@ -511,18 +541,17 @@ class Committer:
             other = window.get((stream, partition))
             if other is not None:
                 safe = min(report.safe, other.safe)
-                if self._counts(stream):
-                    late = await asyncio.to_thread(self.lake.progress, f"{stream}.late")
-                    safe = min(safe, late.get(partition_key(partition), 0))
-                await asyncio.to_thread(self._trim_partition, stream, partition, safe)
+                try:
+                    await asyncio.to_thread(self._trim_partition, stream, partition, safe)
+                except Exception as error:  # of one stream, its log or its tables: the others go on
+                    logger.warning("log %s/%d is not trimmed: %s: %s", stream, partition, type(error).__name__, error)
 
     def _trim_partition(self, stream: str, partition: int, safe: int) -> None:
+        if self._counts(stream):
+            safe = min(safe, self.lake.progress(f"{stream}.late").get(partition_key(partition), 0))
         horizon_us = self.streams[stream].config.dedup_horizon
-        try:
-            older_than = self._retention.older_than_us((stream, partition), safe, horizon_us)
-            self.log.trim(stream, partition, safe, older_than)
-        except (LogUnavailable, LogCorrupt) as error:  # of one stream: the others go on
-            logger.warning("log %s/%d is not trimmed: %s", stream, partition, error)
+        older_than = self._retention.older_than_us((stream, partition), safe, horizon_us)
+        self.log.trim(stream, partition, safe, older_than)
 
     async def drain(self, timeout_s: float) -> bool:
         """Commit all that was acked, then stop; False if `timeout_s` was not enough (the log still has the rest)."""

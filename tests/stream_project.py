@@ -90,6 +90,13 @@ class StreamProject:
         self.committer.topology = Topology((0, 0), dict.fromkeys(keys, window), dict.fromkeys(keys, writer))
         self.running = [self.writer, self.window]
 
+    def replace_committer(self) -> None:
+        """As after a kill: the next one knows nothing, and has the workers that there are."""
+        topology = self.committer.topology
+        self.committer.log.close()
+        self.committer = Committer(self.committer.config)
+        self.committer.topology = topology
+
     def send(self, *events: dict[str, Any], stream: str = "s") -> Answer:
         """Events as one request; what was answered."""
         body = "\n".join(json.dumps(event) for event in events).encode()

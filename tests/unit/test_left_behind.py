@@ -81,6 +81,46 @@ def test_a_table_that_is_dropped_meanwhile_holds_up_its_own_stream_and_is_not_dr
     assert project.rows("SELECT v FROM s.events ORDER BY t") == [(1,), (2,)]
 
 
+def newest_metadata(project: StreamProject, table: str) -> Path:
+    found = Lake.open(project.config).load(table).metadata_location
+    return Path(found.removeprefix("file://"))
+
+
+@pytest.mark.parametrize("table", ["s.events", "s.late", "s.w"])
+@pytest.mark.parametrize("damage", ["lost", "torn", "another's"])
+def test_a_table_that_cannot_be_read_holds_up_its_own_stream_until_it_can(
+    tmp_path: Path, table: str, damage: str
+) -> None:
+    project = StreamProject(tmp_path)
+    window = {"w": {"tumble": "1m", "aggregate": {"n": "count()"}}}
+    both = {name: {"schema": "s.json", "time": "t", "windows": window} for name in ("s", "r")}
+    project.configure({"v": INTEGER}, whole={"streams": both})
+    project.up()
+    for stream in both:
+        project.accept(at(0, v=1), stream=stream)
+    project.drain()
+    file = newest_metadata(project, table)
+    whole = file.read_bytes()
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if damage == "torn" else b"[]")
+    project.replace_committer()
+    for stream in both:
+        project.accept(at(1, v=2), at(59, v=3), stream=stream)
+    project.drain()
+    assert table in project.committer.problems()["tables"]
+    assert project.rows("SELECT v FROM r.events ORDER BY t") == [(1,), (2,), (3,)]
+    assert project.rows("SELECT n FROM r.w") == [(1,), (1,)]
+    assert asyncio.run(project.committer.drain(5)) is False
+    file.write_bytes(whole)
+    project.drain()
+    assert "tables" not in project.committer.problems()
+    assert project.rows("SELECT v FROM s.events ORDER BY t") == [(1,), (2,), (3,)]
+    assert project.rows("SELECT n FROM s.w") == [(1,), (1,)]
+    project.kill()
+
+
 def test_a_stream_that_leaves_with_events_waiting_is_said_and_can_come_back(
     project: StreamProject, capsys: pytest.CaptureFixture[str]
 ) -> None:
