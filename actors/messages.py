@@ -106,6 +106,7 @@ class WorkerReport:
     staged: list[Staged] = field(default_factory=list)  # in the order in which they must be committed
     partitions: dict[PartitionId, PartitionReport] = field(default_factory=dict)
     failing: frozenset[PartitionId] = frozenset()  # absent, and the last try to restore them failed
+    restoring: bool = False  # for some time now, one after the other: the rest waits meanwhile
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,12 @@ class Standstill:
         reports: Mapping[PartitionId, PartitionReport],
         now: float,
         failing: Collection[PartitionId] = (),
+        excused: Collection[PartitionId] = (),
     ) -> None:
         """Take note of a round: `reports` has what workers said of `expected`; those being restored are absent.
 
-        So are the `failing`, which no worker that was asked could restore.
+        So are the `failing`, which no worker that was asked could restore. No blame for the time of this round falls on
+        workers of the `excused`, which wait for another of theirs to be restored.
         """
         self._failing = failing
         passed_s, self._seen_at = now - (now if self._seen_at is None else self._seen_at), now
@@ -43,7 +45,7 @@ class Standstill:
             moved = report is not None and (last is None or report.position != last.position)
             if caught_up or moved or partition not in self._since:
                 self._since[partition], self._stood_s[partition] = now, 0.0
-            elif report is not None or partition in failing:
+            elif partition not in excused and (report is not None or partition in failing):
                 self._stood_s[partition] += passed_s
             self._last[partition] = report or last
 

@@ -47,6 +47,10 @@ class LogUnavailable(EaglerayError):
     code = "log_unavailable"  # in answers and in the status
 
 
+class LogStarved(LogUnavailable, MemoryError):
+    """The event log could not be written or read for want of memory in this process. Nothing was acked; retry later."""
+
+
 class LogMismatch(LogUnavailable):
     """Not the log that the tables were written from: gone, replaced, or older than they are. Nothing was acked.
 

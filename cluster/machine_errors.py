@@ -31,6 +31,13 @@ _DATABASE = (
     ("locked", "another process holds it: wait for it, then run it again"),
 )
 
+_STARVED = {
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_IOERR_NOMEM,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+    sqlite3.SQLITE_IOERR_MMAP,
+}
+
 
 def sentence(error: Exception) -> str | None:
     """The error as one line with what to do; None where it is not the machine's."""
@@ -45,6 +52,14 @@ def sentence(error: Exception) -> str | None:
     line = " ".join(said.split())
     what = advice(error)
     return f"{line}; {what}" if what else line
+
+
+def starved(error: BaseException | None) -> bool:
+    """Whether the error is for want of memory; SQLite, which maps files, says `disk I/O error` then."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    cause = getattr(error, "orig", error)  # SQLAlchemy wraps what the database said
+    return isinstance(error, MemoryError) or getattr(cause, "sqlite_errorcode", None) in _STARVED
 
 
 def advice(error: BaseException | None) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from eagleray.actors.messages import PartitionId, partition_key
-from eagleray.cluster.errors import LogUnavailable
+from eagleray.cluster.errors import EaglerayError
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.progress import watermark_key
@@ -25,6 +25,10 @@ from eagleray.cluster.windowing.recount import open_windows
 from eagleray.cluster.windowing.watermark import NEVER
 
 logger = logging.getLogger(__name__)
+
+
+class TablesBehind(EaglerayError):
+    """`events` is not as far yet as windows must be counted from. Nothing failed: ask again later."""
 
 
 class Recounted(NamedTuple):
@@ -54,7 +58,7 @@ class StateOfTables:
     ) -> Recounted:
         """A partition whose log begins at `first`; `closed`: by window, where its table stands.
 
-        Raises LogUnavailable where `events` is not that far yet (call again), OSError.
+        Raises TablesBehind, OSError.
         """
         found = self._kept.pop((stream.name, partition), None)
         if found is None or found.position < first:  # else the log has it all from there on
@@ -76,7 +80,7 @@ class StateOfTables:
             elif first or number == partition:  # another's log may have it all
                 upto[number] = needed
         if partition in waiting:
-            raise LogUnavailable(waiting[partition])
+            raise TablesBehind(waiting[partition])
         eras = [(era, closed.get(name, NEVER)) for name, eras in history.live(closed).items() for era in eras]
         open_ = open_windows(stream, eras, events, late, upto, self._beat)
         logger.warning(

@@ -28,7 +28,7 @@ from eagleray.actors.messages import (
     partition_key,
 )
 from eagleray.actors.window.partition import View, WindowPartition
-from eagleray.actors.window.recounted import StateOfTables
+from eagleray.actors.window.recounted import StateOfTables, TablesBehind
 from eagleray.actors.window.staging import LateStaging
 from eagleray.cluster.clock import Clock, SystemClock
 from eagleray.cluster.config import Config
@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5  # between rounds that found little: each chunk has a fixed cost, so few large ones are cheaper
 FULL_BYTES = 1 << 20  # a round that read this much is followed by the next one at once
 LOOP = "counting"  # by the background thread; each step of a partition is a piece of it
+RESTORING_S = 1.0  # that a restore takes before the worker says so: one that fails at once must not be excused
 RETRY_S = 1.0  # after an error, before a partition is tried again
 
 
@@ -95,6 +96,7 @@ class WindowWorker:
         self._held: dict[PartitionId, WindowPartition] = {}  # changed by the background thread alone
         self._retry_at: dict[PartitionId, float] = {}
         self._failing: frozenset[PartitionId] = frozenset()  # whose last attempt failed
+        self._restoring_since: float | None = None  # by time.monotonic; the one that is at work now
         self._lost: dict[PartitionId, _Orders] = {}  # taken by another owner, while these orders were the last ones
         self._histories: dict[str, StreamHistory] = {}  # as the tables said first: they change before workers start
         self._open_sessions: dict[str, dict[str, tuple[int, Mapping[str, bytes]]]] = {name: {} for name in self.streams}
@@ -153,12 +155,15 @@ class WindowWorker:
         self._beat()
         if time.monotonic() < self._retry_at.get(key, 0.0) or self._lost.get(key) is orders:
             return 0
+        self._restoring_since = None if key in self._held else time.monotonic()
         try:
             read = self._work(key, orders)
             self._failing -= {key}
             return read
-        except (LogUnavailable, StateUnavailable) as error:
+        except (LogUnavailable, StateUnavailable, TablesBehind) as error:
             self._log_error(key[0], error)
+            if isinstance(error, MemoryError):  # else it is not this worker that fails
+                self._failing |= {key}
             logger.warning("%s/%d waits: %s", *key, error)
         except Fenced as error:
             # Taken again only on newer orders: a worker that its orders no longer reach must not fence its successor.
@@ -171,7 +176,9 @@ class WindowWorker:
             logger.exception("%s/%d failed; starting over from its snapshot", *key)
             self._release(key)
             self._count(sample("window_errors_total", stream=key[0], partition=key[1]))
-        self._failing |= {key}
+            self._failing |= {key}
+        finally:
+            self._restoring_since = None
         self._retry_at[key] = time.monotonic() + RETRY_S
         return 0
 
@@ -237,7 +244,9 @@ class WindowWorker:
         for key in known:
             if not self._counts(key[0], self._orders) and (end := self._end(key)) is not None:
                 reports[key] = PartitionReport(end, end, end)
-        return WorkerReport(self._stage(views, progress), reports, self._failing & known - reports.keys())
+        since = self._restoring_since
+        restoring = since is not None and time.monotonic() - since > RESTORING_S
+        return WorkerReport(self._stage(views, progress), reports, self._failing & known - reports.keys(), restoring)
 
     def _report(self, key: PartitionId, partition: WindowPartition, view: View) -> PartitionReport:
         end = self._end(key) or view.position

@@ -18,6 +18,7 @@ from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.log.dedup.deduplicator import Deduplicator
 from eagleray.cluster.log.protocol import EventLog
 from eagleray.cluster.log.reader import Chunk, PartitionReader
+from eagleray.cluster.machine_errors import starved
 from eagleray.cluster.seen_ids import SeenIds
 from eagleray.cluster.state.protocol import Place
 from eagleray.cluster.telemetry import tracing
@@ -56,7 +57,7 @@ class Tap:
         self.mark: int | None = None  # of the last record that was taken
         self.ready = False  # restored and replayed
         self.failed: Exception | None = None
-        self.waiting = False  # the last step found the log unavailable, or no room
+        self.starved = False  # the last step found no memory
         self._log_error = log_error
         self._seen = seen
         self._place = place
@@ -82,10 +83,10 @@ class Tap:
         try:
             self._save()
             more = self._read() if self.ready else self._restore()
-            self.waiting = False
+            self.starved = False
             return more
         except (LogUnavailable, OSError) as error:  # OSError: no room for identifiers; nothing changed either
-            self.waiting, self._retry_at = True, time.monotonic() + RETRY_S
+            self.starved, self._retry_at = starved(error), time.monotonic() + RETRY_S
             if isinstance(error, LogUnavailable):
                 self._log_error(error)
             logger.warning("%s/%d waits: %s", self.stream.name, self.partition, error)

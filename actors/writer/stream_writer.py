@@ -179,7 +179,7 @@ class Share:
 
     def failing(self) -> set[int]:
         """Partitions that are being restored, where the last try failed."""
-        return {p for p, tap in self.taps.items() if not tap.ready and (tap.waiting or p in self._failed)}
+        return {p for p, tap in self.taps.items() if not tap.ready and (tap.starved or p in self._failed)}
 
     def _count_chunks(self, chunks: Mapping[int, list[Chunk]]) -> None:
         found = [chunk for taken in chunks.values() for chunk in taken]

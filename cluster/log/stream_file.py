@@ -24,11 +24,19 @@ from functools import partial
 from pathlib import Path
 
 from eagleray.cluster.clock import Clock
-from eagleray.cluster.errors import EaglerayError, LogCorrupt, LogMismatch, LogUnavailable, OffsetOutOfRange
+from eagleray.cluster.errors import (
+    EaglerayError,
+    LogCorrupt,
+    LogMismatch,
+    LogStarved,
+    LogUnavailable,
+    OffsetOutOfRange,
+)
 from eagleray.cluster.file_lock import FileLock, lock, try_lock
 from eagleray.cluster.log import sqlite_schema as database
 from eagleray.cluster.log.protocol import Bounds, Entry, Epoch, Record, draw_identity
 from eagleray.cluster.log.wal import check_wal
+from eagleray.cluster.machine_errors import starved
 from eagleray.cluster.sqlite_copy import copy_database
 
 CHECKPOINT_BYTES = 16 << 20
@@ -131,6 +139,8 @@ class StreamFile:
             return type(cause)(str(cause))
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         kind = LogCorrupt if isinstance(cause, LogCorrupt) or code in _CORRUPT else LogUnavailable
+        if starved(cause):
+            kind = LogStarved
         what = str(cause) or type(cause).__name__ if cause is not None else "the commit of its group did not end"
         return kind(f"{self.name}: {doing}: {what}")
 

@@ -76,6 +76,16 @@ def test_a_worker_that_fails_to_restore_a_partition_again_and_again_stands() -> 
     assert still.standing(1) == {}
 
 
+def test_partitions_that_wait_for_another_to_be_restored_are_not_blamed() -> None:
+    still = Standstill()
+    still.see([A, B], {A: report(3, 9)}, 0)
+    for now in range(10, 100, 10):
+        still.see([A, B], {A: report(3, 9)}, now, failing=[B], excused=[A, B])
+    assert still.standing(1) == {} and still.longest(90)[0] == 90
+    still.see([A, B], {A: report(3, 9)}, 100, failing=[B])
+    assert still.standing(10) == {A: 3, B: NOWHERE}
+
+
 def test_a_place_is_blamed_once_until_a_worker_gets_on_there() -> None:
     blamed = Blamed()
     assert blamed.first("window", A, NOWHERE) and blamed.first("window", B, 3) and blamed.first("writer", B, 3)
