@@ -23,7 +23,7 @@ from eagleray.actors.autoscale import Autoscaler
 from eagleray.actors.host import Kind, process_facts
 from eagleray.actors.messages import EdgeNews, EdgeReport, Origin, Outdated, PartitionId, StartReport, Topology, Version
 from eagleray.actors.objectives import Objectives
-from eagleray.actors.peer import PeerLost, RayPeer
+from eagleray.actors.peer import RayPeer
 from eagleray.actors.placement import Node, find, nodes_of, places, share_out
 from eagleray.actors.pool import Member, Pool
 from eagleray.actors.rate_exchange import Exchange
@@ -385,8 +385,8 @@ class Controller:
             if member.peer.name not in self._refused:
                 logger.error("%s cannot listen: %s", member.peer.name, error)
             self._refused[member.peer.name] = error
-        except (PeerLost, TimeoutError) as error:
-            logger.warning("%s does not answer: %s", member.peer.name, error)
+        except Exception as error:  # lost, too slow, or without memory: the others are told all the same
+            logger.warning("%s does not answer: %s: %s", member.peer.name, type(error).__name__, error)
         else:
             return report
         return None
