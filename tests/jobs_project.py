@@ -26,7 +26,7 @@ def make_project(directory: Path, files: Mapping[str, str], **settings: Any) -> 
     for name, text in files.items():
         file = directory / "jobs" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(dedent(text))
+        file.write_text(dedent(text), newline="")
     raw = {"file": directory / "eagleray.yaml", "data_dir": directory / "data", "streams": {"s": STREAM}, **settings}
     return Config.model_validate(raw)
 

@@ -7,8 +7,8 @@ into Iceberg's partition spec and sort order.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import pyarrow as pa
@@ -81,7 +81,7 @@ def check_layout(where: str, stream: Stream) -> Layout:
 
 
 def parse_layout(where: str, columns: pa.Schema, partition_by: tuple[str, ...], sort_by: tuple[str, ...]) -> Layout:
-    """The layout of a table with `columns`; raises ConfigError at `where` and the key."""
+    """The layout of a table with `columns`, named whatever their case; raises ConfigError at `where` and the key."""
     partitions = _each(f"{where}.partition_by", partition_by, lambda text: _partition(text, columns))
     if twice := clash([field.name for field in partitions]):
         raise ConfigError(f"{where}.partition_by", f"{twice[1]} is named twice")
@@ -102,19 +102,43 @@ def _each(where: str, texts: tuple[str, ...], parse: Callable[[str], T]) -> tupl
         raise ConfigError(where, str(error)) from None
 
 
+def columns_named(partition_by: Iterable[str], sort_by: Iterable[str]) -> frozenset[str]:
+    """The `column_key` of each column that a layout names; raises ValueError for what is no layout."""
+    paths = [*(_read_partition(text).path for text in partition_by), *(_read_sort(text).path for text in sort_by)]
+    return frozenset(column_key(path.names[0]) for path in paths)
+
+
 def _partition(text: str, columns: pa.Schema) -> PartitionField:
-    call = _CALL.match(text.strip())
-    if call is None:
-        field = PartitionField("identity", FieldPath.parse(text.strip()))
-    elif call[1] not in get_args(TransformName):
-        expected = "day(c), hour(c), month(c), year(c), bucket(n, c), truncate(n, c) or a column"
-        raise ValueError(f"{text!r}: unknown transform {call[1]!r}; expected {expected}")
-    else:
-        field = _transformed(text, call[1], call[2])  # type: ignore[arg-type]
+    field = _read_partition(text)
+    field = replace(field, path=_as_called(columns, field.path))
     found = field_type(columns, field.path)
     if not _ACCEPTS[field.transform](found):
         raise ValueError(f"{text!r}: {field.path.column} is {found}; expected {_EXPECTED[field.transform]}")
     return field
+
+
+def _as_called(columns: pa.Schema, path: FieldPath) -> FieldPath:
+    """`path` with the names that columns have, whatever its case; as it is from where there is no such column."""
+    names: list[str] = []
+    fields = list(columns)
+    for name in path.names:
+        known = {column_key(field.name): field for field in fields} | {field.name: field for field in fields}
+        found = known.get(name) or known.get(column_key(name))
+        if found is None:
+            break
+        names.append(found.name)
+        fields = list(found.type.fields) if pa.types.is_struct(found.type) else []
+    return FieldPath((*names, *path.names[len(names) :]))
+
+
+def _read_partition(text: str) -> PartitionField:
+    call = _CALL.match(text.strip())
+    if call is None:
+        return PartitionField("identity", FieldPath.parse(text.strip()))
+    if call[1] not in get_args(TransformName):
+        expected = "day(c), hour(c), month(c), year(c), bucket(n, c), truncate(n, c) or a column"
+        raise ValueError(f"{text!r}: unknown transform {call[1]!r}; expected {expected}")
+    return _transformed(text, call[1], call[2])  # type: ignore[arg-type]
 
 
 def _transformed(text: str, transform: TransformName, arguments: str) -> PartitionField:
@@ -127,13 +151,18 @@ def _transformed(text: str, transform: TransformName, arguments: str) -> Partiti
 
 
 def _sort(text: str, columns: pa.Schema) -> SortField:
+    field = _read_sort(text)
+    field = replace(field, path=_as_called(columns, field.path))
+    found = field_type(columns, field.path)
+    if pa.types.is_nested(found):
+        raise ValueError(f"cannot sort by {field.path.column}, a {found}")
+    return field
+
+
+def _read_sort(text: str) -> SortField:
     order = _ORDER.match(text.strip())
     assert order is not None
-    path = FieldPath.parse(order[1])
-    found = field_type(columns, path)
-    if pa.types.is_nested(found):
-        raise ValueError(f"cannot sort by {path.column}, a {found}")
-    return SortField(path, (order[2] or "asc").lower() == "desc")
+    return SortField(FieldPath.parse(order[1]), (order[2] or "asc").lower() == "desc")
 
 
 def _timed(found: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from eagleray.cluster.column_names import column_key
 from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.engines.context import running
 from eagleray.jobs.engines.duckdb import declared_schema, open_for
@@ -58,16 +59,21 @@ def run_function(work: Work) -> pa.RecordBatchReader:
 
 
 def declared_as(reader: pa.RecordBatchReader, columns: Sequence[tuple[str, str]]) -> pa.RecordBatchReader:
-    """The rows with these columns, by name, of these SQL types; raises QueryRejected for rows that lack one."""
+    """The rows with these columns, by name, of these SQL types; raises QueryRejected for rows that lack one.
+
+    Names are matched without regard to case, as everywhere where a name meets a table.
+    """
     schema = declared_schema(columns)
-    missing = [name for name in schema.names if name not in reader.schema.names]
+    called = {column_key(name): name for name in schema.names}
+    names = [called.get(column_key(name), name) if name else name for name in reader.schema.names]
+    missing = [name for name in schema.names if name not in names]
 
     def rows() -> Iterator[pa.RecordBatch]:
         for batch in reader:
             if batch.num_rows and missing:
                 has = ", ".join(reader.schema.names)
                 raise QueryRejected(f"the result has no column {missing[0]!r}, which `columns` declares; it has {has}")
-            yield conformed(batch, schema)
+            yield conformed(pa.RecordBatch.from_arrays(batch.columns, names=names), schema)
 
     return pa.RecordBatchReader.from_batches(schema, rows())
 

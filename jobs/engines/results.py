@@ -32,7 +32,9 @@ def as_reader(result: Any) -> pa.RecordBatchReader:
 def _polars_lazy(frame: Any) -> pa.RecordBatchReader:
     import polars
 
-    schema = polars.DataFrame(schema=frame.collect_schema()).to_arrow().schema
+    found = frame.collect_schema()
+    _check_objects(found)
+    schema = polars.DataFrame(schema=found).to_arrow().schema
     tables = (part.to_arrow() for part in frame.collect_batches(maintain_order=True))
     return pa.RecordBatchReader.from_batches(schema, _batches(tables, schema))
 
@@ -65,8 +67,45 @@ def _ray(dataset: Any) -> pa.RecordBatchReader:
 
 def _pandas(frame: Any) -> pa.RecordBatchReader:
     frame = _with_index(frame)
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if frame.columns.nlevels > 1:
+        raise TypeError("the frame's columns have several levels; give each one name: frame.columns = [...]")
+    names = [str(name) for name in frame.columns]
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise TypeError(f"the frame has two columns {twice!r}; rename one")
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise TypeError(_unfit(frame) or str(error)) from error
     return table.to_reader(BATCH_ROWS) if table.num_rows else _unknown(table.column_names).empty_table().to_reader()
+
+
+def _unfit(frame: Any) -> str | None:
+    """The first column of a pandas frame that Arrow cannot hold, and why."""
+    for name in frame.columns:
+        try:
+            pa.Array.from_pandas(frame[name])
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            why = error.args[0] if error.args else error
+            return f"the column {str(name)!r} ({frame[name].dtype}) cannot be a table's: {why}; cast it"
+    return None
+
+
+def _check_objects(schema: Mapping[str, Any]) -> None:
+    """Refuse what polars hands to Arrow as addresses in memory."""
+    import polars
+
+    for name, kind in schema.items():
+        if kind == polars.Object:
+            raise TypeError(f"the column {name!r} holds Python objects; cast it")
+
+
+def _polars(frame: Any) -> pa.RecordBatchReader:
+    _check_objects(frame.schema)
+    try:
+        return frame.to_arrow().to_reader(BATCH_ROWS)
+    except pa.ArrowException as error:
+        kinds = ", ".join(f"{name} {kind}" for name, kind in frame.schema.items())
+        raise TypeError(f"a column of the frame cannot be a table's ({kinds}): {error}; cast it") from error
 
 
 def _unknown(names: Iterable[str]) -> pa.Schema:
@@ -84,7 +123,7 @@ def _batches(parts: Iterable[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch
 _READ: Mapping[Form, Callable[[Any], pa.RecordBatchReader]] = {
     "arrow": lambda table: table.to_reader(BATCH_ROWS),
     "batches": lambda reader: reader,
-    "polars": lambda frame: frame.to_arrow().to_reader(BATCH_ROWS),
+    "polars": _polars,
     "polars_lazy": _polars_lazy,
     "pandas": _pandas,
     "duckdb": read,

@@ -80,6 +80,8 @@ def _fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
             raise pa.ArrowInvalid("it has values, and no type was expected")
         return pa.nulls(len(column), kind)
     if isinstance(column, pa.ExtensionArray):
+        if column.type.extension_name == "arrow.uuid":
+            return pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
         column = column.storage
     if pt.is_integer(column.type) and pt.is_decimal(kind):
         column = column.cast(pa.decimal128(38, kind.scale))  # Arrow asks for room for every integer of the type
@@ -93,6 +95,12 @@ def _finer(kind: pa.DataType) -> bool:
 
 def _kind(kind: pa.DataType, name: str) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name in _MEANT:
+            return _MEANT[kind.extension_name]
+        if kind.extension_name == "pandas.period":  # numbers of periods since 1970, which would stand for nothing
+            raise QueryRejected(
+                f"the column {name} holds periods, which no table can hold; cast it: .dt.to_timestamp()"
+            )
         kind = kind.storage_type
     if kind in _SAME:
         return kind
@@ -115,6 +123,9 @@ def _struct(kind: pa.DataType, name: str) -> pa.DataType:
 def _map(kind: pa.DataType, name: str) -> pa.DataType:
     return pa.map_(_kind(kind.key_type, name), _kind(kind.item_type, name))
 
+
+_MEANT = {"arrow.uuid": pa.string(), "arrow.bool8": pa.bool_()}
+"""Extension types that tables have under another type than that of their storage."""
 
 _MAKE: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType, str], pa.DataType]], ...] = (
     (lambda kind: kind in _SMALL, lambda *_: pa.int32()),

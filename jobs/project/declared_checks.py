@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import date
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
@@ -26,6 +27,11 @@ def _duration(value: object) -> object:
     raise ValueError(f"expected a duration such as 2d or 1h30m, found {value!r}")
 
 
+def _written(value: object) -> object:
+    """YAML reads days and times; SQL takes them as text, whatever the column is."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(listed), Field(min_length=1)]
 Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
@@ -42,7 +48,7 @@ class AcceptedValues(CheckOptions):
     """The column holds only these values; null is accepted."""
 
     column: Text
-    values: tuple[Value, ...] = Field(min_length=1)
+    values: tuple[Annotated[Value, BeforeValidator(_written)], ...] = Field(min_length=1)
 
 
 class Relationships(CheckOptions):

@@ -39,7 +39,7 @@ class Macro:
 def read_macros(file: Path) -> dict[str, Macro]:
     """The macros of a file, by name; raises ValueError for anything else in it, OSError."""
     found: dict[str, Macro] = {}
-    for statement in _statements(file.read_text(encoding="utf-8-sig")):
+    for statement in _statements(file.read_bytes().decode("utf-8-sig")):
         match = _CREATE.fullmatch(statement)
         if match is None:
             raise ValueError(f"{file}: expected CREATE MACRO name(arguments) AS ..., found {statement.strip()[:60]!r}")

@@ -31,13 +31,15 @@ _CLOSING = re.compile(r"\s*\*/\s*")
 def read_sql_file(file: Path, reader: Reader) -> Job:
     """The job in `file`; raises ConfigError that names file, line and key."""
     try:
-        # No other sign than a newline ends a line: in a string it is the user's.
-        lines = file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        # No other sign than a newline ends a line, and none is changed: in a string it is the user's.
+        lines = file.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise refused(file, 1, (), f"not readable: {error}") from None
     first, last = _header(file, lines)
     try:
-        header = parse_map("\n" * first + _QUOTED.sub(r"\1'\2'", "\n".join(lines[first:last])))
+        header = parse_map(
+            "\n" * first + _QUOTED.sub(r"\1'\2'", "\n".join(line.rstrip("\r") for line in lines[first:last]))
+        )
     except YamlError as error:
         raise refused(file, error.line, (), error.problem) from None
     start = next((number for number, text in enumerate(lines) if number > last and text.strip()), None)

@@ -1,7 +1,7 @@
 """A YAML mapping with the line of every key, for messages that name the line.
 
 Words are YAML 1.2's: `true` and `false` are the only booleans, and `[yes, no]` are two words, as whoever writes values
-of a column means them.
+of a column means them. So are `012`, `1_000` and `12:30`, which YAML 1.1 takes for 10, 1000 and 750.
 """
 
 from __future__ import annotations
@@ -43,12 +43,21 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's booleans in PyYAML, which has those of YAML 1.1."""
 
 
-_BOOL = "tag:yaml.org,2002:bool"
+_BOOL, _INT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int"
+_FLOAT = "tag:yaml.org,2002:float"
 _Loader.yaml_implicit_resolvers = {
-    sign: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    sign: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT)]
     for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"^[-+]?(?:(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
+)
 
 
 def parse_map(text: str) -> YamlMap:

@@ -169,8 +169,9 @@ def _typed(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.
 
 def _check_partitions(job: Job, period: Period, schema: pa.Schema) -> None:
     """Raise ConfigError where a run would replace rows of other periods: those that share a partition with it."""
-    where = f"{job.source.file}:{job.source.line}: partition_by"
-    fields = parse_layout(where, schema, job.partition_by, ()).partition_by
+    place = f"{job.source.file}:{job.source.line}"
+    where = f"{place}: partition_by"
+    fields = parse_layout(place, schema, job.partition_by, ()).partition_by
     owner = Owner(fields, {field.name: field_type(schema, field.path) for field in fields}, period)
     if shared := owner.reaching_beyond():
         stretch = f"{period.start:%Y-%m-%d %H:%M} to {period.end:%Y-%m-%d %H:%M} UTC"

@@ -9,7 +9,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.types as pt
 
+from eagleray.cluster.column_names import column_key
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.lake.table_layout import columns_named
 from eagleray.jobs.engines.table_types import has_unknown
 from eagleray.jobs.model import Job
 
@@ -47,8 +49,7 @@ def _numbers(kind: pa.DataType, there: pa.DataType | None) -> bool:
 
 
 def _check_needless(job: Job, column: str) -> None:
-    layout = " ".join([*job.partition_by, *job.sort_by])
-    if column in job.key or column in layout:
+    if column in job.key or column_key(column) in columns_named(job.partition_by, job.sort_by):
         raise ConfigError(_where(job), f"the column {column} has no value yet, and so no type; {_SAY}")
 
 

@@ -294,6 +294,14 @@ def test_the_project_of_a_configuration_file_is_beside_it(tmp_path: Path) -> Non
     assert list(load_project(load_config(tmp_path / "eagleray.yaml", environ={})).jobs) == ["a"]
 
 
+def test_numbers_and_days_among_values_are_as_they_are_written(tmp_path: Path) -> None:
+    checks = "[{accepted_values: {column: a, values: [012, 1_000, 12:30, 7, -1.5, 2026-01-01]}}]"
+    files = {"a.sql": sql_file("SELECT $code AS a", checks=checks, vars="{code: 012}")}
+    job = load_project(make_project(tmp_path, files)).jobs["a"]
+    assert job.checks[0].options["values"] == ("012", "1_000", "12:30", 7, -1.5, "2026-01-01")
+    assert dict(job.variables)["code"] == "012"
+
+
 def test_yes_and_no_are_words_among_values_and_answers_to_a_switch(tmp_path: Path) -> None:
     checks = "[{accepted_values: {column: a, values: [yes, no, off, true]}}]"
     config = make_project(
@@ -304,7 +312,7 @@ def test_yes_and_no_are_words_among_values_and_answers_to_a_switch(tmp_path: Pat
     assert job.schedule and job.schedule.catch_up is True
 
 
-@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\f", "\v", "\x1c", "\x1d", "\x1e"])
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\f", "\v", "\x1c", "\x1d", "\x1e", "\r"])
 def test_only_newlines_end_a_line(tmp_path: Path, sign: str) -> None:
     statement = f"SELECT 'a{sign}b' AS a,\n  1 AS b"
     job = load_project(make_project(tmp_path, {"a.sql": sql_file(statement)})).jobs["a"]
@@ -313,3 +321,12 @@ def test_only_newlines_end_a_line(tmp_path: Path, sign: str) -> None:
     lake = make_lake(tmp_path / "lake")
     land(lake, event_rows(1))
     assert produce(lake.config, ran, tmp_path)["a"].to_pylist() == [f"a{sign}b"]
+
+
+def test_a_file_of_windows_is_read_as_it_is(tmp_path: Path) -> None:
+    config = make_project(tmp_path, {})
+    (tmp_path / "jobs").mkdir()
+    text = "/* eagleray\r\noutput: reports.a\r\nschedule: @daily\r\n*/\r\nSELECT 'a\r\nb' AS a\r\n"
+    (tmp_path / "jobs" / "a.sql").write_bytes(text.encode())
+    job = load_project(config).jobs["a"]
+    assert job.schedule and job.source.sql == "SELECT 'a\r\nb' AS a\r"

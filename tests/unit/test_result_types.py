@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -14,6 +16,7 @@ from eagleray.cluster.errors import ConfigError, JobFailed, QueryRejected
 from eagleray.cluster.lake.lake import Lake
 from eagleray.jobs.engines.function_call import declared_as
 from eagleray.jobs.engines.results import as_reader
+from eagleray.jobs.engines.table_types import shaped
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import daily
 from eagleray.jobs.project.load import load_project
@@ -21,7 +24,7 @@ from eagleray.jobs.publish.publish import publish
 from eagleray.jobs.publish.run_mark import RunMark
 from tests.jobs_project import function_job, make_project, produce, sql_file, sql_job
 from tests.lake_tables import make_lake
-from tests.published import OUTPUT, make_job, open_lake
+from tests.published import DAY, OUTPUT, make_job, open_lake
 from tests.published import run as publish_rows
 
 
@@ -142,6 +145,83 @@ def test_declared_columns_hold_from_the_first_day(tmp_path: Path) -> None:
         publish_function(lake, pd.DataFrame({"n": [1]}), 3, columns=DECLARED)
     with pytest.raises(QueryRejected, match="the result has a column 'other'; expected n, at, price"):
         publish_function(lake, pa.table({"n": [1], "at": [None], "price": [None], "other": [1]}), 4, columns=DECLARED)
+
+
+def test_names_of_declarations_and_layouts_are_matched_without_regard_to_case(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    declared = {"columns": (("Day", "DATE"), ("N", "BIGINT")), "partition_by": ("month(DAY)",), "sort_by": ("n DESC",)}
+    publish_function(lake, pd.DataFrame({"DAY": [date(2015, 9, 1)], "n": [1]}), 1, **declared)
+    publish_function(lake, pd.DataFrame({"day": [date(2015, 9, 2)], "N": [2]}), 2, **declared)
+    assert table_of(lake) == {"Day": [date(2015, 9, 1), date(2015, 9, 2)], "N": [1, 2]}
+    assert lake.pin("reports.a").partitions == ("Day_month",)
+    job = make_job("overwrite_partitions", partition_by=("DAY",))
+    publish_rows(lake, job, pa.table({"Day": [DAY.day], "n": [1]}))
+    publish_rows(lake, job, pa.table({"dAY": [DAY.day], "N": [2]}), "r2")
+    assert table_of(lake, OUTPUT) == {"Day": [DAY.day], "n": [2]}
+
+
+def test_a_column_is_not_one_that_the_layout_names_for_being_a_part_of_its_name(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    rows = pa.table({"a": pa.nulls(1), "day": [DAY.day]})
+    publish_rows(lake, make_job("overwrite_partitions", partition_by=("day",)), rows)
+    assert table_of(lake, OUTPUT) == {"day": [DAY.day]}
+
+
+def test_extension_types_are_what_they_mean(tmp_path: Path) -> None:
+    lake, text = open_lake(tmp_path), "00000000-0000-4000-8000-0000000000ff"
+    ids = pa.array([UUID(text).bytes, None], pa.uuid())
+    flags = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0], pa.int8()))
+    publish_rows(lake, make_job("full"), shaped(pa.table({"id": ids, "flag": flags}).to_reader()).read_all())
+    assert table_of(lake, OUTPUT) == {"id": [text, None], "flag": [True, False]}
+
+
+def periods() -> pd.DataFrame:
+    return pd.DataFrame({"p": pd.period_range("2026-01", periods=2, freq="M")})
+
+
+def levels() -> pd.DataFrame:
+    return pd.DataFrame({"a": [1, 1], "v": [1, 2]}).groupby("a").agg({"v": ["min", "max"]})
+
+
+def twice() -> pd.DataFrame:
+    return pd.DataFrame([[1, 2]], columns=["a", "a"])
+
+
+def mixed() -> pd.DataFrame:
+    return pd.DataFrame({"n": [1], "o": ["x"]}).astype(object).assign(o=[2**70])
+
+
+def objects() -> pl.DataFrame:
+    return pl.DataFrame({"o": pl.Series([object()], dtype=pl.Object)})
+
+
+def lazy_objects() -> pl.LazyFrame:
+    return objects().lazy()
+
+
+def wide() -> pl.DataFrame:
+    return pl.DataFrame({"i": pl.Series([2**70], dtype=pl.Int128)})
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (periods, "the column p holds periods, which no table can hold; cast it"),
+        (levels, "the frame's columns have several levels; give each one name"),
+        (twice, "the frame has two columns 'a'; rename one"),
+        (mixed, r"the column 'o' \(object\) cannot be a table's: .*; cast it"),
+        (objects, "the column 'o' holds Python objects; cast it"),
+        (lazy_objects, "the column 'o' holds Python objects; cast it"),
+        (wide, r"cannot be a table's \(i Int128\): .*; cast it"),
+    ],
+)
+def test_a_frame_that_no_table_can_hold_is_refused_once_and_by_column(
+    tmp_path: Path, function: Any, message: str
+) -> None:
+    lake = make_lake(tmp_path)
+    with pytest.raises(JobFailed, match=message) as failed:
+        produce(lake.config, function_job(function), tmp_path)
+    assert not failed.value.retryable
 
 
 def frame() -> pd.DataFrame:
