@@ -7,7 +7,7 @@ Called by `schema`; `shape` and `validator` rely on every promise made here. Wha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,10 @@ class Writer:
             raise ConfigError(self._files.where, f"expected a JSON object, found {type(self._root).__name__}")
         self._within = (id(self._root), self._scope(resolver))
         found = self._schema(self._root, resolver, self._files.places[id(self._root)])
-        return {**found, "$defs": self._defs} if self._defs else found
+        document = {**found, "$defs": self._defs} if self._defs else found
+        if circle := _circle({"#": found, **{pointer("$defs", name): part for name, part in self._defs.items()}}):
+            raise ConfigError(self._files.where, f"its references lead in a circle: {' → '.join(circle)}")
+        return document
 
     def _schema(self, schema: Any, resolver: Any, above: Place) -> Any:
         if isinstance(schema, bool):
@@ -165,6 +168,36 @@ class Writer:
         if any(part.get("$recursiveAnchor") is True for part in self._files.parts()):
             found.append(("", str(id(lookup_recursive_ref(resolver).contents))))
         return tuple(found)
+
+
+def _circle(parts: Mapping[str, Any]) -> list[str] | None:
+    """References that lead back to where they began without a step into a value: no value could ever be judged."""
+    leads = {place: sorted(_leads(part)) for place, part in parts.items()}
+    done: set[str] = set()
+    for start in parts:
+        path, branches = [start], [iter(leads[start])]
+        while branches:
+            further = next(branches[-1], None)
+            if further is None:
+                branches.pop()
+                done.add(path.pop())
+            elif further in path:
+                return [*path[path.index(further) :], further]
+            elif further not in done:
+                path.append(further)
+                branches.append(iter(leads[further]))
+    return None
+
+
+def _leads(schema: Any) -> set[str]:
+    """The references that a schema applies to the very value that it is applied to."""
+    if not isinstance(schema, dict):
+        return set()
+    below = [schema[keyword] for keyword in ("not", "if", "then", "else") if keyword in schema]
+    below += [part for keyword in ("allOf", "anyOf", "oneOf") for part in schema.get(keyword, [])]
+    below += schema.get("dependentSchemas", {}).values()
+    own = {schema["$ref"]} if "$ref" in schema else set()
+    return own.union(*map(_leads, below))
 
 
 def _is_dynamic(registry: Any, uri: str, name: str) -> bool:

@@ -26,6 +26,7 @@ from eagleray.cluster.events.schema_dialects import NAMES, Dialect, named, of_de
 FILES_MAX = 2_000  # of a directory that are looked at for a `$id`
 LEVELS_MAX = 4  # directories above a file in which a relative reference is looked for, if there is nothing beside it
 _DATA = frozenset({"const", "enum", "default", "example", "examples"})  # what is below them is no schema
+_TYPES = "array, boolean, integer, null, number, object or string"
 _ENDINGS = ("", ".json", ".schema.json", ".yaml", ".yml")
 
 
@@ -177,7 +178,10 @@ class SchemaFiles:
         except RecursionError:
             raise ConfigError(name, "is nested too deeply to be a schema") from None
         if problem is not None:
-            raise ConfigError(name + pointer(*problem.absolute_path), f"not a JSON Schema: {problem.message}")
+            found = problem.message
+            if [*problem.absolute_path][-1:] == ["type"] and problem.context:
+                found = f"{problem.instance!r} is no type; expected {_TYPES}, or a list of these"
+            raise ConfigError(name + pointer(*problem.absolute_path), f"not a JSON Schema: {found}")
         return dialect
 
     def _stated(self, place: str, part: Any) -> Dialect | None:

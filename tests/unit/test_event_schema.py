@@ -106,6 +106,9 @@ def test_every_kind_of_property_has_its_column(tmp_path: Path) -> None:
     assert {f.name for f in found if f.metadata == {b"json": b"1"}} == {"free", "either"}
 
 
+LEADS_BACK = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/x"}]}
+
+
 @pytest.mark.parametrize(
     ("document", "named"),
     [
@@ -114,13 +117,24 @@ def test_every_kind_of_property_has_its_column(tmp_path: Path) -> None:
         ({"properties": {"a": {"$ref": "https://example.com/a.json"}}}, "a.json is not fetched"),
         ({"properties": {"a": {}}, "$schema": "https://example.com/own"}, "s.json#/$schema"),
         ({"properties": {"a": {"patternProperties": {"(": True}}}}, "s.json#/properties/a/patternProperties"),
-        ({"allOf": [{"$ref": "#"}]}, "lead in a circle"),
+        ({"allOf": [{"$ref": "#"}]}, "lead in a circle: # → #"),
+        (
+            {
+                "properties": {"a": {"$ref": "#/$defs/x"}},
+                "$defs": {"x": {"not": {"$ref": "#/$defs/y"}}, "y": LEADS_BACK},
+            },
+            "lead in a circle: #/$defs/x → #/$defs/y → #/$defs/x",
+        ),
+        ({"properties": {"a": {"$ref": "#/properties/a"}}}, "lead in a circle: #/$defs/a → #/$defs/a"),
         (
             {"openapi": "3.0.0", "components": {"schemas": {"Order": {}}}},
             "s.json#/components/schemas/NAME (it has Order)",
         ),
         ({"properties": {"a": {"pattern": "("}}}, "s.json#/properties/a/pattern"),
-        ({"properties": {"a": {"type": "text"}}}, "s.json#/properties/a/type"),
+        (
+            {"properties": {"a": {"type": "text"}}},
+            "s.json#/properties/a/type: not a JSON Schema: 'text' is no type; expected",
+        ),
         ({"properties": {"a": {}, "A": {}}}, "differ by case"),
         ({"properties": {"a": {}}, "required": ["b"], "additionalProperties": False}, "s.json#/required"),
         ({"type": "object"}, "expected an object with properties"),
