@@ -112,5 +112,5 @@ def boot() -> str:
 def iso(time_us: int) -> str:
     """`time_us` (microseconds since the epoch) as ISO 8601 in UTC with `Z`; fractions only where there are any."""
     seconds, micros = divmod(time_us, 1_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]  # strftime writes the year 1 as 1, not 0001
     return f"{text}.{micros:06d}".rstrip("0") + "Z" if micros else f"{text}Z"

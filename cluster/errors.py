@@ -200,3 +200,11 @@ class ChecksFailed(EaglerayError):
             schema, _, table = self.output.partition(".")
             lines.append(f'the rejected result: SELECT * FROM {schema}."{table}@rejected"')
         return "\n".join(lines)
+
+
+def said(error: BaseException) -> str:
+    """The error's kind and message, also where its class is the user's and has no message to give."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as broken:
+        return f"{type(error).__name__}, whose message cannot be read ({type(broken).__name__})"

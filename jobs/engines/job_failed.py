@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from eagleray.cluster.errors import ConfigError, EaglerayError, JobFailed, QueryRejected
+from eagleray.cluster.errors import ConfigError, EaglerayError, JobFailed, QueryRejected, said
 from eagleray.jobs.engines.task import Work
 from eagleray.jobs.project.parameters import substitute
 from eagleray.jobs.project.sql_jobs import padded
@@ -34,8 +34,7 @@ def named(work: Work) -> Iterator[None]:
         message = "the run is out of memory; raise `memory`, or take the rows in batches"
         raise work.failed(message, _user_line(error, work)) from error
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        raise work.failed(message, _user_line(error, work), retryable=not isinstance(error, _WRITTEN)) from error
+        raise work.failed(said(error), _user_line(error, work), retryable=not isinstance(error, _WRITTEN)) from error
 
 
 def _in_sql(message: str, work: Work) -> tuple[int | None, str]:

@@ -40,7 +40,9 @@ def _carried(config: Config, task: Task, scratch: Path | None, work: Work | None
                 return (work or _perform())(
                     config, job, task.period, task.run_id, task.attempt, lambda line: print(line, file=log), scratch
                 )
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # how Ray ends a task
+            raise
+        except BaseException as error:  # an end of the process that the job's function asks for is one of the attempt
             traceback.print_exc(file=log)
             failure = masked(failure_of(error, job), mask)
             log.write(f"{failure.message}\n")

@@ -7,7 +7,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from eagleray.cluster.errors import ChecksFailed, ConfigError, EaglerayError, JobFailed, QueryRejected
+from eagleray.cluster.errors import ChecksFailed, ConfigError, EaglerayError, JobFailed, QueryRejected, said
 from eagleray.cluster.masking import Mask
 from eagleray.jobs.model import Job
 from eagleray.jobs.run import memory
@@ -34,7 +34,7 @@ def failure_of(error: BaseException, job: Job) -> Failure:
     if isinstance(error, (EaglerayError, OSError)):
         return Failure("failed", f"{where}: {error}", retry=True)
     frames = "".join(traceback.format_tb(error.__traceback__)[-_SHOWN:])
-    return Failure("failed", f"{where}: {type(error).__name__}: {error}\n{frames}", retry=not isinstance(error, _FIXED))
+    return Failure("failed", f"{where}: {said(error)}\n{frames}", retry=not isinstance(error, _FIXED))
 
 
 def masked(failure: Failure, mask: Mask) -> Failure:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eagleray.cluster.clock import iso
 from eagleray.cluster.events.formats import FORMATS
 from eagleray.cluster.events.instants import MAX_US, MIN_US, day, days, instant_text, instant_us, instants
 from eagleray.cluster.events.patterns import python_pattern
@@ -123,3 +124,11 @@ def test_formats(name: str, text: str, valid: bool) -> None:
 )
 def test_patterns_are_said_in_pythons_dialect(pattern: str, said: str) -> None:
     assert python_pattern(pattern) == said
+
+
+def test_every_instant_is_written_as_it_is_read() -> None:
+    assert [iso(at) for at in (MIN_US, 0, MAX_US)] == [
+        "0001-01-01T00:00:00Z",
+        "1970-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+    ]

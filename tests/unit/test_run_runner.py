@@ -146,6 +146,19 @@ def test_a_process_that_ends_itself_is_told(run: Run) -> None:
     assert "ended by itself with code 3" in row(result, "leaves").reason
 
 
+def test_an_end_of_its_own_kind_is_one_of_the_attempt(run: Run) -> None:
+    result = run(
+        make_job("own", "raise type('Own', (BaseException,), {'__module__': 'm'})('mine')", retries=0),
+        make_job("exits", "raise SystemExit('some text')", retries=0),
+        make_job(
+            "mute", "raise type('Mute', (Exception,), {'__module__': 'm', '__str__': lambda self: 1 / 0})()", retries=0
+        ),
+    )
+    assert "Own: mine" in row(result, "own").reason
+    assert "SystemExit: some text" in row(result, "exits").reason
+    assert "Mute, whose message cannot be read (ZeroDivisionError)" in row(result, "mute").reason
+
+
 def test_what_no_machine_has_is_refused_at_once(run: Run) -> None:
     result = run(make_job("giant", memory_bytes=1 << 50), make_job("wide", cpus=5000.0))
     assert "no machine has more than" in row(result, "giant").reason
