@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-platform test-backends test-cluster test-fast test-nightly test-seen test-kubernetes sanitize lint audit sbom bench bench-etl clean chaos soak
+.PHONY: help install demo test test-platform test-backends test-cluster test-fast test-nightly test-seen test-kubernetes sanitize lint audit sbom bench bench-etl clean chaos soak test-tpcds
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,6 +56,16 @@ test-fast: $(STAMP)  ## unit and contract tests
 
 test-nightly: $(STAMP)  ## every property test with many more examples, all days of the shop: hours
 	$(BIN)/pytest --hypothesis-profile=nightly --timeout 7200 tests/unit tests/integration/test_retail.py
+
+# Tools of their own, from the package registry, once. Larger data: make test-tpcds SCALE=1
+TPCDS := $(VENV)/tpcds
+test-tpcds: $(STAMP) $(TPCDS)/.installed  ## the 103 statements of TPC-DS against plain DuckDB (nightly)
+	EAGLERAY_TPCDS=$(TPCDS) SCALE=$(or $(SCALE),0.1) $(BIN)/pytest -rs tests/tpcds
+
+$(TPCDS)/.installed: $(STAMP) requirements-tpcds.lock
+	$(BIN)/uv venv --quiet --clear $(TPCDS)
+	$(BIN)/uv pip install --quiet --require-hashes --python $(TPCDS)/bin/python -r requirements-tpcds.lock
+	@touch $@
 
 # Needs root, Go, kubectl and Debian's etcd; the program is built once, into ~/.cache/eagleray-kubernetes.
 KUBERNETES := $(or $(EAGLERAY_KUBERNETES),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eagleray-kubernetes)
