@@ -18,7 +18,7 @@ from eagleray.jobs.dead_letters import Filter, Letters
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-NAMES = ("ID", "INGESTED", "REASON", "DETAIL")
+NAMES = ("ID", "INGESTED", "REASON", "SOURCE", "DETAIL")
 
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.", autocompletion=streams)]
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason.")]
@@ -42,9 +42,12 @@ def list_(
             counts = letters.counts(name, wanted)
             print(f"{name}: {sum(counts.values())} dead letters" + "".join(f", {r} {n}" for r, n in counts.items()))
             found = letters.newest(name, wanted, limit)
-            rows = [(one.id, f"{one.ingested_at[:19]}Z", one.reason, " ".join(one.detail.split())) for one in found]
+            rows = [
+                (one.id, f"{one.ingested_at[:19]}Z", one.reason, one.source, " ".join(one.detail.split()))
+                for one in found
+            ]
             if rows:
-                print_table(NAMES, rows, sys.stdout, whole=NAMES[:3], all_with=WIDER)
+                print_table(NAMES, rows, sys.stdout, whole=NAMES[:3], first_to_go=("SOURCE",), all_with=WIDER)
 
 
 @app.command()

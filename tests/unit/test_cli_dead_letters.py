@@ -59,7 +59,8 @@ def test_list_counts_by_reason_and_shows_the_newest(project: Path, capsys: pytes
     assert run("list", "-c", str(project), "--limit", "2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"plays: {MANY + 2} dead letters, schema {MANY + 1}, json 1"
-    assert lines[1].split() == ["ID", "INGESTED", "REASON", "DETAIL"]
+    assert lines[1].split() == ["ID", "INGESTED", "REASON", "SOURCE", "DETAIL"]
+    assert "anonymous" in lines[3]
     assert [line.split()[0] for line in lines[3:]] == [f"0-{MANY + 1}-0", f"0-{MANY}-0"]
 
 
