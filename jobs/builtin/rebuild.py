@@ -7,7 +7,7 @@ the rows are those of the stream, bit by bit, for both count with `cluster.windo
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -24,7 +24,7 @@ from eagleray.cluster.lake.replace import Change
 from eagleray.cluster.lake.window_history import load_history
 from eagleray.cluster.near_names import instead
 from eagleray.cluster.windowing.definition import WindowSpec
-from eagleray.cluster.windowing.era import Era
+from eagleray.cluster.windowing.era import Era, History
 from eagleray.cluster.windowing.merge import close, closing_times, finish, select
 from eagleray.cluster.windowing.partial import A, B, times
 from eagleray.cluster.windowing.recount import Recount
@@ -74,8 +74,17 @@ def run(config: Config, options: RebuildOptions) -> RebuildReport:
             )
     lake = Lake.open(config)
     histories = load_history(lake, stream).windows
-    counts = [_rebuild(lake, config, stream, era, from_us, to_us) for name in names for era in histories[name]]
+    counts = [
+        _rebuild(lake, config, stream, era, from_us, to_us)
+        for name in names
+        for era in _from_the_first(histories[name])
+    ]
     return RebuildReport(tuple(names), sum(before for before, _ in counts), sum(after for _, after in counts))
+
+
+def _from_the_first(history: History) -> History:
+    """The eras, of which the first rules what was before it as well: the window was added, or its table made anew."""
+    return (replace(history[0], from_us=NEVER), *history[1:]) if history else history
 
 
 def _instant(option: str, text: str) -> int:
