@@ -1,6 +1,7 @@
 """Locks between processes, on open files. The kernel releases one when its holder dies or closes the file.
 
 `lock` waits, `try_lock` does not; both belong to the open file, so that threads which share one share the lock.
+`locked_beside` is for files whose makers take turns.
 `FileLock` waits for a bounded time: `flock` itself knows no limit, so a thread waits in the kernel and the caller waits
 for the thread. Nobody polls, and a holder that is stopped hangs nobody.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +37,14 @@ def try_lock(file: Open, *, shared: bool = False) -> bool:
 def unlock(file: Open) -> None:
     """Let the next one in."""
     fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def locked_beside(file: Path) -> Iterator[None]:
+    """Hold the lock of `file` by `FILE.lock`, for makers of a file that take turns; waits for it. Raises OSError."""
+    with file.with_name(f"{file.name}.lock").open("w") as beside:
+        lock(beside)
+        yield
 
 
 class FileLock:

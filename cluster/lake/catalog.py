@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool, SingletonThreadPool
 from eagleray.cluster.config import Config
 from eagleray.cluster.database import close_with, open_postgres
 from eagleray.cluster.errors import ConfigError
-from eagleray.cluster.file_lock import lock
+from eagleray.cluster.file_lock import locked_beside
 from eagleray.cluster.lake.durable_io import IMPLEMENTATION
 from eagleray.cluster.lake.place import Place, check_missing, check_place, check_restored, record
 from eagleray.cluster.machine_errors import advice
@@ -109,8 +109,7 @@ def place_of(config: Config) -> Place | None:
 def _open_sqlite(properties: dict[str, str], place: Place | None) -> Catalog:
     file = Path(properties["uri"].removeprefix(_SQLITE))
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f"{file.name}.lock").open("w") as creating:
-        lock(creating)  # two processes that both find no tables would both create them
+    with locked_beside(file):  # two processes that both find no tables would both create them
         if place and not file.exists():
             check_missing(place)
         try:

@@ -6,6 +6,7 @@ Times are microseconds since the Unix epoch. `jobs.run.history` reads and writes
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from eagleray.cluster.database import open_postgres
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.file_lock import locked_beside
 from eagleray.cluster.machine_errors import advice
 
 VERSION = "1"
@@ -143,7 +145,6 @@ def open_engine(url: str, where: str) -> Engine:
     try:
         address = sa.make_url(url)
         if address.get_backend_name() == "sqlite":
-            Path(address.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_S})
             sa.event.listen(engine, "connect", _on_connect)
             sa.event.listen(engine, "begin", _begin_immediate)
@@ -155,19 +156,29 @@ def open_engine(url: str, where: str) -> Engine:
         raise ConfigError(where, f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/DATABASE") from error
     try:
         _ensure(engine, where)
-    except DatabaseError as error:  # OperationalError: locked, full, away; else no database of ours
+    except (DatabaseError, sqlite3.Error, OSError) as error:  # locked, full, away; else no database of ours
         engine.dispose()
         place = engine.url.database if engine.dialect.name == "sqlite" else engine.url.host
-        raise ConfigError(where, f"{place} cannot be opened: {error.orig}; {advice(error) or _ADVICE}") from error
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        raise ConfigError(where, f"{place} cannot be opened: {cause}; {advice(error) or _ADVICE}") from error
     except ConfigError:
         engine.dispose()
         raise
     return engine
 
 
+def _write_ahead(file: Path) -> None:
+    """Make the database one of a write-ahead log, which stays with the file.
+
+    SQLite waits for nobody when it changes the mode: of two that open a new file at once, one would fail.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked_beside(file), closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
 def _on_connect(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None  # transactions begin as `_begin_immediate` says, not as the driver thinks
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # a claim that a power cut takes back would be run twice
 
 
@@ -177,6 +188,8 @@ def _begin_immediate(connection: Connection) -> None:
 
 
 def _ensure(engine: Engine, where: str) -> None:
+    if engine.dialect.name == "sqlite":
+        _write_ahead(Path(engine.url.database or "").absolute())
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7205759403792)")  # one creates, others wait

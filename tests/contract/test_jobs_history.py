@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier, Thread
 
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 from eagleray.cluster.clock import ManualClock, SystemClock
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.file_lock import locked_beside
 from eagleray.jobs.run import reports
 from eagleray.jobs.run.history import Ended, History
 from eagleray.jobs.run.history_schema import leases, meta, metadata
@@ -19,6 +22,7 @@ from eagleray.jobs.run.leases import LEASE_US
 from eagleray.jobs.run.outcome import CheckFailure, Failure, Outcome
 from eagleray.jobs.run.process_identity import surely_dead, this_process
 from eagleray.jobs.run.run_state import Board, Capacity, Progress
+from tests.lake_tables import in_thread
 from tests.servers.postgres import missing, postgres_server
 from tests.unit.test_run_state import make_plan
 
@@ -199,6 +203,18 @@ def test_of_many_that_ask_at_once_one_gets_the_table(config: Config) -> None:
     for history in histories:
         history.close()
     assert len(taken) == 1
+
+
+def test_who_opens_a_history_waits_for_who_makes_it(tmp_path: Path) -> None:
+    config = Config.model_validate({"data_dir": tmp_path})
+    file = tmp_path / "jobs.db"
+    with locked_beside(file), closing(sqlite3.connect(file, isolation_level=None)) as maker:
+        maker.execute("BEGIN IMMEDIATE")  # SQLite refuses at once to change the mode now, whatever its timeout
+        thread, outcome = in_thread(lambda: History.open(config, SystemClock()).close())
+        thread.join(0.5)
+        maker.execute("COMMIT")
+    thread.join()
+    assert outcome == [None]
 
 
 def test_a_history_of_another_version_is_refused(config: Config, history: History) -> None:
