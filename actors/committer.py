@@ -303,12 +303,18 @@ class Committer:
 
     async def _load_histories(self) -> None:
         """Read the definitions of windows, once: they change before the platform starts, and not while it runs."""
-        for name, stream in self.streams.items():
-            if name not in self.histories:
-                try:
-                    self.histories[name] = await asyncio.to_thread(load_history, self.lake, stream)
-                except Exception as error:  # whatever its tables say: the other streams' windows go on
-                    logger.warning("windows of %s wait: %s: %s", name, type(error).__name__, error)
+        for name in self.streams:
+            try:
+                await self._history(name)
+            except Exception as error:  # whatever its tables say: the other streams' windows go on
+                logger.warning("windows of %s wait: %s: %s", name, type(error).__name__, error)
+
+    async def _history(self, name: str) -> StreamHistory:
+        """The definitions of the stream's windows; raises what its tables say."""
+        found = self.histories.get(name)
+        if found is None:
+            found = self.histories[name] = await asyncio.to_thread(load_history, self.lake, self.streams[name])
+        return found
 
     def _counts(self, stream: str) -> bool:
         return bool(self.streams[stream].windows) or stream in self._open
@@ -381,11 +387,10 @@ class Committer:
     ) -> tuple[list[dict[str, Any]], list[Any] | None]:
         """A page of a window's rows that start in [from, to), and the cursor behind it where there are more.
 
-        Final rows are from the table, open ones have `final` false. Raises BadCursor.
+        Final rows are from the table, open ones have `final` false. Raises BadCursor, LakeDamaged.
         """
         table = f"{stream}.{window}"
-        await self._load_histories()
-        specs = [era.spec for era in self.histories[stream].windows[window]]
+        specs = [era.spec for era in (await self._history(stream)).windows[window]]
         keys, wanted = order(*specs), Range(from_us, to_us, cursor, limit + 1)
         # 1. open rows first: a window that is committed meanwhile then shows up in both, and never in neither.
         begins = (await asyncio.to_thread(self.lake.progress, table)).get(CLOSED, NEVER)

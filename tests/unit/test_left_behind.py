@@ -9,7 +9,7 @@ import pytest
 
 from eagleray.cli.doctor import examine
 from eagleray.cluster.clock import SystemClock
-from eagleray.cluster.errors import LogMismatch
+from eagleray.cluster.errors import LakeDamaged, LogMismatch
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.log.backends import open_log
 from tests.stream_project import INTEGER, StreamProject, command
@@ -118,6 +118,27 @@ def test_a_table_that_cannot_be_read_holds_up_its_own_stream_until_it_can(
     assert "tables" not in project.committer.problems()
     assert project.rows("SELECT v FROM s.events ORDER BY t") == [(1,), (2,), (3,)]
     assert project.rows("SELECT n FROM s.w") == [(1,), (1,)]
+    project.kill()
+
+
+def test_windows_of_a_stream_are_asked_of_its_own_tables_alone(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    window = {"w": {"tumble": "1m", "aggregate": {"n": "count()"}}}
+    both = {name: {"schema": "s.json", "time": "t", "windows": window} for name in ("s", "r")}
+    project.configure({"v": INTEGER}, whole={"streams": both})
+    project.up()
+    project.accept(at(0, v=1), stream="r")
+    project.drain()
+    newest_metadata(project, "s.w").write_bytes(b"{")
+    project.replace_committer()
+
+    async def rows(stream: str) -> list[int]:
+        found, _ = await project.committer.windows(stream, "w", None, None, None, 10)
+        return [row["n"] for row in found]
+
+    assert asyncio.run(rows("r")) == [1]
+    with pytest.raises(LakeDamaged, match="metadata"):
+        asyncio.run(rows("s"))
     project.kill()
 
 
