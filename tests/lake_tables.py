@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,19 @@ def catalog_commits(lake: Lake, around: Callable[[Callable[..., Any]], Callable[
         catalog.commit_table = real  # type: ignore[method-assign]
 
 
+def answer_lost(error: Exception) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For `catalog_commits`: each commit lands, and its caller gets `error`."""
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        def commit_table(*args: Any) -> Any:
+            real(*args)
+            raise error
+
+        return commit_table
+
+    return around
+
+
 def race(config: Config, steps: int, won: Any, barrier: Any) -> None:
     """Commit every step from 0 to `steps` unless somebody else did; counts own steps in `won`. For a process."""
     lake = Lake.open(config)
@@ -86,6 +100,24 @@ def race(config: Config, steps: int, won: Any, barrier: Any) -> None:
             continue
         with won.get_lock():
             won.value += 1
+
+
+def fight(config: Config, steps: int, processes: int) -> int:
+    """`race` in so many processes at once; how many steps they say that they committed, together."""
+    context = multiprocessing.get_context("spawn")
+    won, barrier = context.Value("i", 0), context.Barrier(processes)
+    racers = [context.Process(target=race, args=(config, steps, won, barrier)) for _ in range(processes)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0] * processes
+    return won.value
+
+
+def numbers(lake: Lake) -> list[int]:
+    """`n` of all events, in order."""
+    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
 
 
 def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:

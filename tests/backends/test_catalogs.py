@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import boto3
@@ -17,7 +15,16 @@ from eagleray.cluster.lake.catalog import open_catalog
 from eagleray.cluster.lake.lake import Lake
 from eagleray.jobs.builtin import compact
 from eagleray.sql.query import Sql
-from tests.lake_tables import EVENTS, SCHEMA, catalog_commits, event_rows, make_stream, race
+from tests.lake_tables import (
+    EVENTS,
+    SCHEMA,
+    answer_lost,
+    catalog_commits,
+    event_rows,
+    fight,
+    make_stream,
+    numbers,
+)
 from tests.servers import moto
 from tests.servers.iceberg_rest import missing, rest_server
 from tests.servers.process import Server
@@ -71,10 +78,6 @@ def opened(config: Config) -> Lake:
     return lake
 
 
-def numbers(lake: Lake) -> list[int]:
-    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
-
-
 def test_what_is_committed_is_read_compacted_and_used(config: Config) -> None:
     lake = opened(config)
     opened(config)  # a second start changes nothing
@@ -92,29 +95,15 @@ def test_what_is_committed_is_read_compacted_and_used(config: Config) -> None:
 def test_of_committers_that_fight_each_step_has_one_winner(config: Config) -> None:
     lake = opened(config)
     steps = 6
-    context = multiprocessing.get_context("spawn")
-    won, barrier = context.Value("i", 0), context.Barrier(2)
-    fighters = [context.Process(target=race, args=(config, steps, won, barrier)) for _ in range(2)]
-    for fighter in fighters:
-        fighter.start()
-    for fighter in fighters:
-        fighter.join()
-    assert [fighter.exitcode for fighter in fighters] == [0, 0]
+    fight(config, steps, processes=2)
     assert numbers(lake) == list(range(steps))
     assert lake.snapshot_count(EVENTS) == steps
 
 
 def test_an_answer_that_was_lost_is_resolved_by_reading_back(config: Config) -> None:
     lake = opened(config)
-
-    def answer_lost(real: Callable[..., Any]) -> Callable[..., Any]:
-        def commit_table(*args: Any) -> Any:
-            real(*args)
-            raise ConnectionError("the server closed the connection unexpectedly")
-
-        return commit_table
-
-    with catalog_commits(lake, answer_lost):
+    lost = answer_lost(ConnectionError("the server closed the connection unexpectedly"))
+    with catalog_commits(lake, lost):
         assert lake.commit(EVENTS, lake.write(EVENTS, event_rows(3)), {"p0": 0}, {"p0": 3})
     assert (numbers(lake), lake.snapshot_count(EVENTS)) == ([0, 1, 2], 1)
     with pytest.raises(CommitFailed):

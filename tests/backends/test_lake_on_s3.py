@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,16 @@ from eagleray.jobs.publish.scratch_duckdb import desk
 from eagleray.sql.query import Sql
 from tests.backends.conftest import lake_config
 from tests.jobs_project import function_job, produce, sql_job
-from tests.lake_tables import EVENTS, SCHEMA, catalog_commits, event_rows, make_stream, race
+from tests.lake_tables import (
+    EVENTS,
+    SCHEMA,
+    answer_lost,
+    catalog_commits,
+    event_rows,
+    fight,
+    make_stream,
+    numbers,
+)
 from tests.servers.postgres import PostgresServer
 from tests.servers.s3 import S3Server
 from tests.sql_lake import land, rows
@@ -37,10 +44,6 @@ def opened(config: Config, **settings: Any) -> Lake:
     lake = Lake.open(config)
     lake.ensure({"s": make_stream(**settings)})
     return lake
-
-
-def numbers(lake: Lake) -> list[int]:
-    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
 
 
 def test_what_was_committed_is_read_by_sql_and_by_the_library(config: Config) -> None:
@@ -81,31 +84,16 @@ def test_a_query_fetches_the_columns_and_row_groups_that_it_needs(
 
 def test_of_committers_that_fight_for_one_table_each_step_has_one_winner(config: Config) -> None:
     lake = opened(config)
-    steps, processes = 12, 3
-    context = multiprocessing.get_context("spawn")
-    won, barrier = context.Value("i", 0), context.Barrier(processes)
-    fighters = [context.Process(target=race, args=(config, steps, won, barrier)) for _ in range(processes)]
-    for fighter in fighters:
-        fighter.start()
-    for fighter in fighters:
-        fighter.join()
-    assert [fighter.exitcode for fighter in fighters] == [0] * processes
-    assert won.value >= steps  # a committer that finds its step in the table counts it too
+    steps = 12
+    assert fight(config, steps, processes=3) >= steps  # a committer that finds its step in the table counts it too
     assert numbers(lake) == list(range(steps))
     assert lake.snapshot_count(EVENTS) == steps
 
 
 def test_an_answer_that_was_lost_is_resolved_by_reading_back(config: Config) -> None:
     lake = opened(config)
-
-    def answer_lost(real: Callable[..., Any]) -> Callable[..., Any]:
-        def commit_table(*args: Any) -> Any:
-            real(*args)
-            raise ConnectionError("the server closed the connection unexpectedly")
-
-        return commit_table
-
-    with catalog_commits(lake, answer_lost):
+    lost = answer_lost(ConnectionError("the server closed the connection unexpectedly"))
+    with catalog_commits(lake, lost):
         assert lake.commit(EVENTS, lake.write(EVENTS, event_rows(3)), {"p0": 0}, {"p0": 3})
     assert numbers(lake) == [0, 1, 2]
     assert lake.snapshot_count(EVENTS) == 1

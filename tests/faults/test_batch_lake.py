@@ -24,7 +24,7 @@ from eagleray.cluster.lake.compaction import compact
 from eagleray.cluster.lake.expire import Retention
 from eagleray.cluster.lake.lake import Lake
 from eagleray.sql.query import Sql
-from tests.lake_tables import EVENTS, catalog_commits, event_rows, make_lake, make_stream
+from tests.lake_tables import EVENTS, catalog_commits, event_rows, make_lake, make_stream, numbers
 from tests.published import OUTPUT, check, content, make_job, open_lake, rows, run
 
 pytestmark = pytest.mark.faults
@@ -72,10 +72,6 @@ def start(processes: list[BaseProcess], work: Any, *args: Any) -> BaseProcess:
     process.start()
     processes.append(process)
     return process
-
-
-def numbers(lake: Lake) -> list[int]:
-    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
 
 
 def test_stream_compaction_and_queries_at_once_while_compaction_is_killed(

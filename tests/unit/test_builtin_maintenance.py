@@ -21,17 +21,13 @@ from eagleray.cluster.lake.compaction import compact as compact_table
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.replace import Change
 from eagleray.jobs.builtin import compact, expire, orphans
-from tests.lake_tables import EVENTS, TIME, catalog_commits, event_rows, make_lake, make_stream
+from tests.lake_tables import EVENTS, TIME, catalog_commits, event_rows, make_lake, make_stream, numbers
 
 DAY_US = 86_400_000_000
 
 
 def land(lake: Lake, step: int, count: int = 5) -> None:
     lake.commit(EVENTS, lake.write(EVENTS, event_rows(count, step)), {"p0": step}, {"p0": step + count})
-
-
-def numbers(lake: Lake) -> list[int]:
-    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
 
 
 def parquet(lake: Lake) -> set[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import pickle
 import sqlite3
 import threading
@@ -18,7 +17,18 @@ from eagleray.cluster.errors import CommitFailed, CommitUnknown
 from eagleray.cluster.lake import commit_loop as attempts
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.progress import NEVER, PROPERTY
-from tests.lake_tables import EVENTS, catalog_commits, event_rows, in_thread, make_config, make_lake, make_stream, race
+from tests.lake_tables import (
+    EVENTS,
+    answer_lost,
+    catalog_commits,
+    event_rows,
+    fight,
+    in_thread,
+    make_config,
+    make_lake,
+    make_stream,
+    numbers,
+)
 
 
 @pytest.fixture
@@ -29,10 +39,6 @@ def lake(tmp_path: Path) -> Lake:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "BACKOFF_S", 0.001)
-
-
-def numbers(lake: Lake) -> list[int]:
-    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
 
 
 def snapshots(lake: Lake) -> int:
@@ -102,16 +108,9 @@ def test_files_pickle_for_the_process_that_commits(lake: Lake) -> None:
 
 def test_two_processes_racing_commit_each_step_once(tmp_path: Path) -> None:
     make_lake(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    won, barrier = [context.Value("i", 0) for _ in range(2)], context.Barrier(2)
     config = make_config(tmp_path)
-    racers = [context.Process(target=race, args=(config, 12, own, barrier)) for own in won]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
+    fight(config, 12, processes=2)
     lake = Lake.open(config)
-    assert [racer.exitcode for racer in racers] == [0, 0]
     assert numbers(lake) == list(range(12))
     assert snapshots(lake) == 12
 
@@ -167,15 +166,8 @@ def test_commit_overtaken_on_other_keys_lands_after_a_look(lake: Lake) -> None:
 
 @pytest.mark.parametrize("error", [OSError("connection reset"), CommitFailedException("409 to a repeated request")])
 def test_answer_lost_after_landing_is_found_in_the_table(lake: Lake, error: Exception) -> None:
-    def lost(real: Callable[..., Any]) -> Callable[..., Any]:
-        def commit_table(*args: Any) -> Any:
-            real(*args)
-            raise error
-
-        return commit_table
-
     files = lake.write(EVENTS, event_rows(3))
-    with catalog_commits(lake, lost):
+    with catalog_commits(lake, answer_lost(error)):
         assert lake.commit(EVENTS, files, {"p0": 0}, {"p0": 3})
     assert numbers(lake) == [0, 1, 2]
     assert snapshots(lake) == 1

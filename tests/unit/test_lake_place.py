@@ -28,15 +28,11 @@ from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.place import Place
 from eagleray.cluster.lake.relocate import relocate
 from eagleray.cluster.project_lock import project_lock
-from tests.lake_tables import EVENTS, event_rows, make_config, make_lake, make_stream
+from tests.lake_tables import EVENTS, event_rows, make_config, make_lake, make_stream, numbers
 
 
 def land(lake: Lake, step: int, count: int = 3) -> None:
     lake.commit(EVENTS, lake.write(EVENTS, event_rows(count, step)), {"p0": step}, {"p0": step + count})
-
-
-def numbers(lake: Lake) -> list[int]:
-    return sorted(lake.read(EVENTS, ["n"])["n"].to_pylist())
 
 
 def here(config: Config) -> Place:

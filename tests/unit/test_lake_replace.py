@@ -22,7 +22,7 @@ from eagleray.cluster.lake.pin import open_snapshots
 from eagleray.cluster.lake.predicate import Compare
 from eagleray.cluster.lake.replace import Change
 from tests.examples import examples
-from tests.lake_tables import EVENTS, catalog_commits, event_rows, in_thread, make_lake, make_stream
+from tests.lake_tables import EVENTS, answer_lost, catalog_commits, event_rows, in_thread, make_lake, make_stream
 
 HOUR_US = 3_600_000_000
 
@@ -140,14 +140,7 @@ def test_answer_lost_after_landing_is_found_by_its_mark(lake: Lake, error: Excep
     land(lake, 1)
     change = merged(lake)
 
-    def lost(real: Callable[..., Any]) -> Callable[..., Any]:
-        def commit_table(*args: Any) -> Any:
-            real(*args)
-            raise error
-
-        return commit_table
-
-    with catalog_commits(lake, lost):
+    with catalog_commits(lake, answer_lost(error)):
         snapshot = lake.replace(EVENTS, change)
     assert lake.pin(EVENTS).snapshot_id == snapshot
     assert numbers(lake) == [0, 1]
