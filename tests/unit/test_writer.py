@@ -125,10 +125,13 @@ class Bench:
         raise AssertionError("unreachable")
 
     def caught_up(self) -> None:
-        """Wait until the worker has read all that the log holds, without collecting."""
+        """Wait until the worker has read all that the log holds, without collecting; it has collected once before."""
         for _ in self._tries():
             taps = self.worker._taps()
-            if taps and all(t._reader.position >= self.log.bounds(t.stream.name, t.partition).end for t in taps):
+            # The reader's own position moves before its chunk is there.
+            ends = [tap._chunks[-1][0].end if tap._chunks else tap.position for tap in taps]
+            held = [self.log.bounds(tap.stream.name, tap.partition).end for tap in taps]
+            if taps and all(end >= there for end, there in zip(ends, held, strict=True)):
                 return
 
     def rounds(self, owned: list[PartitionId] | None = None) -> Iterator[WorkerReport]:
@@ -334,8 +337,10 @@ def test_identifiers_are_saved_before_the_log_may_be_trimmed(bench: Bench, monke
 
 def test_partition_moves_to_another_worker_without_gap_or_overlap(bench: Bench) -> None:
     other = bench.start()
+    bench.collect()
     bench.events([1])
     bench.events([2], partition=1)
+    bench.caught_up()
     old = bench.staged([EVENTS])
     assert old[0].ends == {"p0": 1, "p1": 1}
     # p1 goes to the other worker while both are in the batch: neither may commit half of it
