@@ -188,6 +188,11 @@ class Pinned:
         """The pinned snapshot; None where nothing was ever committed."""
         return self._snapshot.snapshot_id if self._snapshot else None
 
+    @property
+    def identity(self) -> str:
+        """What the table is, whatever it is called: a table that was dropped and made anew is another."""
+        return str(self._table.metadata.table_uuid)
+
     @cached_property
     def progress(self) -> dict[str, int]:
         """How far a stream's table is (`cluster.lake.progress`); empty for other tables."""

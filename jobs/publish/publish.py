@@ -7,7 +7,6 @@ any instruction and run again, the table is the same; of two runs at once the se
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import random
 import re
@@ -32,20 +31,18 @@ from eagleray.jobs.publish.checks import broken
 from eagleray.jobs.publish.history import VALID_FROM, VALID_TO
 from eagleray.jobs.publish.modes import RUN, RUN_NUMBER, Plan, Result, next_number, numbered, plan
 from eagleray.jobs.publish.partitions import Owner
+from eagleray.jobs.publish.positions import Overtaken, moved
 from eagleray.jobs.publish.result_columns import check_own, named_as_in_table, with_known_key
 from eagleray.jobs.publish.result_types import settled
 from eagleray.jobs.publish.run_mark import RUN_ID, Published, RunMark, published
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Published", "RunMark", "incremental_positions", "publish"]
+__all__ = ["Published", "RunMark", "publish"]
 
 _INSTANT = pa.timestamp("us", "UTC")
 REJECTED = "rejected"
 """The branch at which the latest rejected result of a table can be read: `table@rejected`."""
-
-POSITIONS = "eagleray.positions"
-"""The property of an output that says how far its inputs were read; earlier versions added the job's name."""
 
 REJECTED_AGE_MS = 7 * 86_400_000  # then expiry drops it
 ATTEMPTS_MAX = 8  # plans for one result; each other run of the job that comes first costs one
@@ -96,15 +93,6 @@ def _tidy(lake: Lake, output: str) -> None:
             lake.expire(output)
         except Exception as error:  # the result is published, whatever becomes of this
             logger.warning("expiry of %s: %s", output, error)
-
-
-def incremental_positions(lake: Lake, job: Job) -> Mapping[str, Position] | None:
-    """How far the output of `job` has read its inputs, as it says itself; None where nothing has been read yet.
-
-    Raises ConfigError for a table of an earlier version in which several jobs left a position.
-    """
-    text = _positions(lake.properties(job.output), job)
-    return json.loads(text) if text is not None else None
 
 
 def _write(lake: Lake, job: Job, period: Period, reader: pa.RecordBatchReader, run: RunMark) -> Result | None:
@@ -199,12 +187,12 @@ def _commit(lake: Lake, result: Result, run: RunMark, positions: Mapping[str, Po
     pinned = lake.pin(job.output)
     if job.output in job.inputs and not _unchanged(lake, job.output, run.inputs.get(job.output), pinned.snapshot_id):
         raise Overtaken(f"another run of {job.name} changed its output, which this one has read")
-    moved = _moved(job, _positions(pinned.properties, job), run, positions)
-    if job.mode == "incremental" and not moved and not result.files:
+    progress = moved(job, pinned.properties, run, positions)
+    if job.mode == "incremental" and not progress and not result.files:
         return Published(0, 0, 0, pinned.snapshot_id)  # nothing arrived
     planned = plan(lake, pinned, result)
     result = planned.result
-    properties = planned.properties | moved
+    properties = planned.properties | progress
     if not (job.checks or planned.removed or planned.added or properties):
         return Published(0, 0, 0, pinned.snapshot_id)  # nothing came of nothing
     change = Change(
@@ -237,17 +225,6 @@ def _audit(lake: Lake, planned: Plan, branch: str, clock: Clock) -> None:
         raise ChecksFailed(job.name, job.output, failures)
 
 
-def _moved(job: Job, text: str | None, run: RunMark, positions: Mapping[str, Position]) -> dict[str, str]:
-    """The property that says how far an incremental job is, if it changes; raises CommitFailed if it did meanwhile."""
-    if job.mode != "incremental":
-        return {}
-    now = json.loads(text) if text is not None else None
-    if now != (None if run.since is None else {name: dict(at) for name, at in run.since.items()}):
-        raise Overtaken(f"another run of {job.name} published since this one began: what it read was read twice")
-    wanted = {**(now or {}), **{name: dict(at) for name, at in positions.items()}}
-    return {} if wanted == now else {POSITIONS: json.dumps(wanted, sort_keys=True)}
-
-
 def _unchanged(lake: Lake, table: str, read: int | None, now: int | None) -> bool:
     """Whether the rows at two snapshots are the same: nothing came between, or compactions alone."""
     if read == now:
@@ -255,25 +232,6 @@ def _unchanged(lake: Lake, table: str, read: int | None, now: int | None) -> boo
     known = dict(lake.history(table))
     between = itertools.takewhile(lambda snapshot: snapshot != read, known)
     return (read in known) and not any(RUN_ID in known[snapshot] for snapshot in between)
-
-
-class Overtaken(CommitFailed):
-    """Another run of an incremental job has published what this one read: run again, from where it ended."""
-
-
-def _positions(properties: Mapping[str, str], job: Job) -> str | None:
-    """What was read belongs to the table that it went into: a job that is renamed goes on from there."""
-    if POSITIONS in properties:
-        return properties[POSITIONS]
-    by_job = {key.removeprefix(f"{POSITIONS}."): text for key, text in properties.items() if key.startswith(POSITIONS)}
-    if job.name in by_job:
-        return by_job[job.name]
-    if len(by_job) > 1:
-        problem = (
-            f"{job.output} has positions of {', '.join(sorted(by_job))}; give the job the name of the one it goes on"
-        )
-        raise ConfigError(f"job {job.name}", problem)
-    return next(iter(by_job.values()), None)
 
 
 def _audit_branch(run: RunMark) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eagleray.cluster.lake.lake import Lake
 from eagleray.jobs.engines.incremental import Position
@@ -16,7 +16,10 @@ _ROWS, _BYTES, _FILES = "eagleray.rows", "eagleray.bytes", "eagleray.files"
 
 @dataclass(frozen=True)
 class RunMark:
-    """A run of a job. `inputs`: the snapshot read of each; `since`: where an incremental job began."""
+    """A run of a job. `inputs`: the snapshot read of each; `since`: where an incremental job began.
+
+    `tables`: which table each input is (`Pinned.identity`), whatever it is called.
+    """
 
     run_id: str
     job: str
@@ -24,6 +27,7 @@ class RunMark:
     attempt: int
     inputs: Mapping[str, int | None]
     since: Mapping[str, Position] | None = None
+    tables: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self, rows: int, size: int, files: int) -> dict[str, str]:
         """What the snapshot of this run says about it."""

@@ -23,7 +23,8 @@ from eagleray.jobs.engines.execute import execute
 from eagleray.jobs.engines.incremental import Position, position, positions
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import Period
-from eagleray.jobs.publish.publish import incremental_positions, make_output, publish
+from eagleray.jobs.publish.positions import holding, incremental_positions
+from eagleray.jobs.publish.publish import make_output, publish
 from eagleray.jobs.publish.run_mark import RunMark
 from eagleray.jobs.run.outcome import Outcome
 
@@ -52,14 +53,16 @@ def perform(
     for name, snapshot in snapshots.items():
         log(f"reads {name} at snapshot {snapshot or '(none)'}")
     since = incremental_positions(lake, job) if job.mode == "incremental" else None
-    mark = RunMark(run_id, job.name, period.label, attempt, snapshots, since)
+    unread = holding(lake, job, since, pinned) if job.mode == "incremental" else None
+    tables = {name: pinned[name].identity for name in reached} if job.mode == "incremental" else {}
+    mark = RunMark(run_id, job.name, period.label, attempt, snapshots, since, tables)
     if scratch is None:
         (config.jobs_dir / "tmp").mkdir(parents=True, exist_ok=True)
     temp = Path(mkdtemp(dir=scratch or config.jobs_dir / "tmp"))
     try:
         # 2. execute  3. publish, as the rows come
         with tracing.step("execute and publish", engine=job.engine, table=job.output) as spans:
-            with execute(config, job, period, pinned, temp, since) as produced:
+            with execute(config, job, period, pinned, temp, unread) as produced:
                 published = publish(lake, job, period, produced.reader, mark, reached)
             spans.note(rows=published.rows, files=published.files, snapshot=published.snapshot_id or 0)
     finally:

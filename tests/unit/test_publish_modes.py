@@ -20,7 +20,8 @@ from eagleray.cluster.lake.table_layout import PartitionField, parse_layout
 from eagleray.jobs.model import Mode, Schedule
 from eagleray.jobs.period import Period, daily
 from eagleray.jobs.publish.partitions import Owner
-from eagleray.jobs.publish.publish import incremental_positions, publish
+from eagleray.jobs.publish.positions import incremental_positions
+from eagleray.jobs.publish.publish import publish
 from eagleray.jobs.publish.run_mark import RunMark
 from eagleray.jobs.schedule.ticks import periods_of_day
 from tests.examples import examples
