@@ -20,9 +20,7 @@ _DAY = timedelta(days=1)
 
 
 def whole(period: Period, transform: str, dates: bool) -> bool:
-    """Whether partitions by `transform` of a date (`dates`) or an instant never reach beyond `period`."""
-    if transform in ("bucket", "truncate"):
-        return True  # no time
+    """Whether partitions by `transform` (of time) of a date (`dates`) or an instant never reach beyond `period`."""
     if not dates:
         return transform == "identity" or all(_begins(at, transform) for at in (period.start, period.end))
     if period.label != period.day.isoformat():

@@ -18,6 +18,7 @@ from eagleray.cluster.lake.scan import Pinned
 from eagleray.jobs.engines.duckdb import run_sql
 from eagleray.jobs.engines.incremental import Position, arrived, grows, positions
 from eagleray.jobs.engines.job_failed import named
+from eagleray.jobs.engines.own_days import check_days
 from eagleray.jobs.engines.table_types import shaped
 from eagleray.jobs.engines.task import Engine, Work
 from eagleray.jobs.model import Job
@@ -58,6 +59,7 @@ def execute(
         with named(work):
             if job.mode == "incremental":
                 work = work.only(_arrived(inputs, since or {}))
+            check_days(work)
             reader = shaped(_engine(job)(work))
     except BaseException:
         release.close()

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from eagleray.cluster.errors import ConfigError, QueryRejected
 from eagleray.cluster.near_names import instead
 from eagleray.cluster.sections import NAME, JobsConfig
-from eagleray.jobs.alignment import reaching_beyond
 from eagleray.jobs.model import Check, Job, Schedule, Source
 from eagleray.jobs.project.declared_checks import parse_check
 from eagleray.jobs.project.header import Header
 from eagleray.jobs.project.inputs import Inputs
+from eagleray.jobs.project.partition_rules import shared_partitions
 from eagleray.jobs.project.variables import constants
 
 BUILT_IN = frozenset({"compact", "expire", "orphans", "forget", "rebuild", "replay", "retention", "scrub"})
@@ -116,9 +116,9 @@ class Reader:
         if header.mode == "overwrite_partitions":
             timezone = self.defaults.timezone
             schedule = Schedule(header.schedule, header.timezone or timezone) if header.schedule else None
-            for index, cut in enumerate(header.partition_by or ()):
-                if problem := _shared_partitions(cut, schedule, timezone, source):
-                    yield ("partition_by", index), problem
+            variables = list(self.variables({"vars": header.vars}))
+            for index, shared in shared_partitions(header.partition_by or (), schedule, timezone, source, variables):
+                yield ("partition_by", index), shared
         if source.sql is not None and header.columns and header.output not in reads:
             yield ("columns",), "a statement says the types of its columns itself; expected a CAST in it"
         for column, kind in (header.columns or {}).items():
@@ -140,33 +140,6 @@ def _no_type(kind: str, inputs: Inputs) -> str | None:
         chosen = []
     one = len(chosen) == 1 and chosen[0].get("type") == "OPERATOR_CAST" and not chosen[0].get("alias")
     return None if one else f"{kind!r} is no type of SQL; expected one such as BIGINT, VARCHAR or DECIMAL(12, 2)"
-
-
-_TRANSFORM = re.compile(r"(hour|day|month|year)\s*\((.*)\)", re.DOTALL)
-_DATES = r"(\$date|::\s*date|\bas\s+date\s*\))\s*(as\s+)?\"?{}\b"  # `$date AS day`, `CAST(t AS DATE) AS day`
-
-
-def _shared_partitions(field: str, schedule: Schedule | None, timezone: str, source: Source) -> str | None:
-    """Why a partition would hold rows of several periods, of which each run keeps only its own; None: it does not.
-
-    What is not known yet (is the column a date?) is seen by `jobs.publish`, before a row is written.
-    """
-    call = _TRANSFORM.fullmatch(field.strip())
-    if call is None:
-        return None
-    transform, column = call[1], call[2].strip()
-    period = reaching_beyond(schedule, timezone, transform, dates=False)
-    known_date = source.sql is not None and re.search(_DATES.format(re.escape(column)), source.sql, re.IGNORECASE)
-    if period is not None and (known_date or transform in ("month", "year")):
-        period = reaching_beyond(schedule, timezone, transform, dates=True)
-    if period is None:
-        return None
-    stretch = f"{period.start:%Y-%m-%d %H:%M} to {period.end:%Y-%m-%d %H:%M} UTC"
-    return (
-        f"{field} cuts at the {transform}s of UTC, and periods of the job do not, such as {stretch}: runs of adjacent"
-        " periods would replace each other's rows; expected partitions within a period (a DATE, such as `$date AS day`,"
-        f" may be partitioned by itself), a schedule whose periods are whole {transform}s, or mode merge"
-    )
 
 
 def refused(file: Path, line: int, key: Key, problem: str) -> ConfigError:

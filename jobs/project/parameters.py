@@ -67,6 +67,18 @@ def blanked(text: str, variables: Iterable[str] = ()) -> str:
     return _replaced(text, lambda name: "NULL".ljust(len(name) + 1), {*PARAMETERS, *variables}).text
 
 
+def used(text: str, variables: Iterable[str] = ()) -> frozenset[str]:
+    """The parameters and variables that `text` names, in lower case. Raises as `substitute`."""
+    found: set[str] = set()
+
+    def note(name: str) -> str:
+        found.add(name)
+        return "NULL"
+
+    _replaced(text, note, {*PARAMETERS, *variables})
+    return frozenset(found)
+
+
 def _replaced(text: str, value: Callable[[str], str], names: Collection[str]) -> Substituted:
     parts: list[str] = []
     moves: list[tuple[int, int, int]] = []

@@ -6,12 +6,13 @@ first. The same result planned again gives the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
-from eagleray.cluster.errors import ChecksFailed
+from eagleray.cluster.errors import ChecksFailed, ConfigError
 from eagleray.cluster.lake.alteration import Retyping
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.parquet_stream import values
@@ -21,6 +22,7 @@ from eagleray.cluster.lake.scan import Pinned
 from eagleray.jobs.engines.incremental import NUMBER_PROPERTY, NUMBERED_PROPERTY
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import Period
+from eagleray.jobs.project.partition_rules import reads_its_period_alone
 from eagleray.jobs.publish.append_eras import ERAS_PROPERTY, Era, eras, replaced, written
 from eagleray.jobs.publish.history import versions
 from eagleray.jobs.publish.partitions import Owner
@@ -113,6 +115,7 @@ def _overwrite(lake: Lake, pinned: Pinned, result: Result) -> Plan:
     """Replace the partitions that the result has rows in, and those of the period."""
     owner = Owner.of(pinned, result.job.partition_by, result.period)
     filled = {values(file.partition) for file in result.files}
+    _check_days(result.job, owner, filled)
 
     def goes(file: LakeFile) -> bool:
         key = values(file.partition)
@@ -126,6 +129,21 @@ def _overwrite(lake: Lake, pinned: Pinned, result: Result) -> Plan:
     if earlier.files:  # partitioned as the table was before: its rows are sorted into the partitions of now
         moved = write_rows(lake, result.job.output, earlier.batches([column.name for column in pinned.columns]))
     return Plan(result, removed, [*(file for file in moved if not goes(file)), *result.files])
+
+
+def _check_days(job: Job, owner: Owner, filled: Iterable[tuple[Any, ...]]) -> None:
+    """Raise ConfigError where a function has taken days of UTC for its own: a few hours would replace a day of others.
+
+    A statement is refused before (`jobs.engines.own_days`).
+    """
+    if job.source.function is None or not reads_its_period_alone(job):
+        return
+    if day := next(filter(None, map(owner.in_utc_alone, filled)), None):
+        problem = (
+            f"the result for {owner.period.label} has rows of {day}, which is a day of it by UTC alone, so they would"
+            " replace those of another period; expected dates by the job's time zone (`period.day`)"
+        )
+        raise ConfigError(f"{job.source.file}:{job.source.line}: {job.name}", problem)
 
 
 def _merge(lake: Lake, pinned: Pinned, result: Result) -> Taken:

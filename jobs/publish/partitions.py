@@ -23,6 +23,8 @@ from eagleray.jobs.period import Period
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+_INSTANT = timedelta(microseconds=1)
+_MIXED = ("bucket", "truncate")  # they say nothing about time
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,22 @@ class Owner:
     period: Period
 
     def reaching_beyond(self) -> str | None:
-        """A field whose partitions hold rows of other periods as well; None where every partition is the period's."""
+        """A field whose partitions hold rows of other periods as well; None where every partition is the period's.
+
+        Of several fields of one column (`[month(day), day]`) one that cuts within periods is enough.
+        """
+        found: dict[str, PartitionField] = {}
+        within = set()
         for field in self.fields:
             kind = self.types[field.name]
-            if (pt.is_timestamp(kind) or pt.is_date(kind)) and not whole(
-                self.period, field.transform, pt.is_date(kind)
-            ):
-                return f"{field.transform}({field.path.column})" if field.transform != "identity" else field.path.column
+            if (pt.is_timestamp(kind) or pt.is_date(kind)) and field.transform not in _MIXED:
+                if whole(self.period, field.transform, pt.is_date(kind)):
+                    within.add(field.path.column)
+                else:
+                    found.setdefault(field.path.column, field)
+        for column, field in found.items():
+            if column not in within:
+                return f"{field.transform}({column})" if field.transform != "identity" else column
         return None
 
     @classmethod
@@ -52,16 +63,31 @@ class Owner:
         return cls([fields[name] for name in pinned.partitions], types, period)
 
     def owns(self, key: Sequence[Any]) -> bool:
-        """Whether the partition with these values is the period's own: by every field that is a time, and by one."""
-        found = [self._within(field, value) for field, value in zip(self.fields, key, strict=True)]
-        return True in found and False not in found
+        """Whether the partition with these values is the period's own: by every column that is a time, and by one."""
+        found: dict[str, bool | None] = {}
+        for field, value in zip(self.fields, key, strict=True):
+            within, before = self._within(field, value), found.get(field.path.column)
+            found[field.path.column] = within if before is None else before or bool(within)
+        return True in found.values() and False not in found.values()
+
+    def in_utc_alone(self, key: Sequence[Any]) -> date | None:
+        """The date of a partition that is a day of the period by UTC, and none by the period's own zone."""
+        last = self.period.day + timedelta(days=round((self.period.end - self.period.start) / _DAY) - 1)
+        for field, value in zip(self.fields, key, strict=True):
+            if value is None or not pt.is_date(self.types[field.name]) or field.transform not in ("identity", "day"):
+                continue
+            day = (_EPOCH + int(value) * _DAY).date()
+            touched = self.period.start.date() <= day <= (self.period.end - _INSTANT).date()
+            if touched and not self.period.day <= day <= last:
+                return day
+        return None
 
     def _within(self, field: PartitionField, value: Any) -> bool | None:
         """None: the field says nothing about time."""
         kind = self.types[field.name]
         if field.transform == "identity" and pt.is_string(kind):
             return True if value == self.period.label else None
-        if not (pt.is_timestamp(kind) or pt.is_date(kind)) or field.transform in ("bucket", "truncate"):
+        if not (pt.is_timestamp(kind) or pt.is_date(kind)) or field.transform in _MIXED:
             return None
         if value is None:
             return False
