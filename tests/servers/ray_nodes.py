@@ -199,6 +199,8 @@ class RayNode:
     def remove(self) -> None:
         """Power off, and take its network away."""
         self.power_off()
+        # The kernel takes the cable's end with the namespace, but only once the last process in it has been reaped.
+        subprocess.run(["ip", "link", "del", self._cable], capture_output=True)
         _ip("netns", "del", self.space)
 
 
