@@ -97,6 +97,7 @@ class Committer:
         self.pulse = Pulse()
         self._still = {"writer": Standstill(), "window": Standstill()}
         self._failing: dict[str, tuple[float, str]] = {}  # rounds, since when and with what
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # of commits to a table: see `_commit`
         self._refused: dict[str, str] = {}  # tables whose last commit was refused, or is not known; and why
         self.gone: dict[str, str] = {}  # tables that somebody dropped, or that cannot be read; and what is said of it
         self._tasks: list[asyncio.Task[None]] = []
@@ -231,6 +232,11 @@ class Committer:
             return None
 
     async def _commit(self, batch: Staged) -> bool:
+        # The workers of a stream commit to the same tables. At once they would overtake one another and try again.
+        async with self._turns[batch.table]:
+            return await self._commit_alone(batch)
+
+    async def _commit_alone(self, batch: Staged) -> bool:
         with tracing.begin("commit", batch.traces, table=batch.table, rows=batch.rows) as spans:
             landed = await self._committed(batch)
             if spans.contexts:

@@ -1,10 +1,13 @@
-"""The committer waits for a worker only as long as it owns something: a node that is cut off answers nothing."""
+"""The committer waits for a worker only as long as it owns something, and for one commit to a table at a time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from eagleray.actors.committer import Committer
 from eagleray.actors.messages import CLOSED, Staged, Topology
 from eagleray.actors.peer import PeerLost
+from tests.stream_project import INTEGER, StreamProject
 
 NEWS = Staged("s.visits", [], 1, {CLOSED: 1}, {CLOSED: 2}, {"era": b""})
 
@@ -52,3 +56,27 @@ def test_a_worker_that_owns_nothing_any_more_is_not_waited_for(
             await asyncio.wait_for(asking, 60)
 
     asyncio.run(handed_over())
+
+
+def test_workers_of_one_stream_take_turns_at_its_table(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": INTEGER}, whole={"log": {"partitions": 2}})
+    project.up()
+    committer, meeting, met = project.committer, Barrier(2), []
+    commit = committer.lake.commit
+
+    def watched(table: str, *args: Any) -> int:
+        with suppress(BrokenBarrierError):  # nobody else is at it
+            meeting.wait(0.3)
+            met.append(table)
+        return commit(table, *args)
+
+    committer.lake.commit = watched  # type: ignore[method-assign]
+    batches = [Staged("s.events", [], 0, {f"p{part}": 0}, {f"p{part}": 1}) for part in range(2)]
+
+    async def both() -> list[bool]:
+        return await asyncio.gather(*map(committer._commit, batches))
+
+    assert (asyncio.run(both()), met) == ([True, True], [])
+    assert committer.lake.progress("s.events") == {"p0": 1, "p1": 1}
+    project.kill()
