@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, get_args
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from eagleray.cluster.quantities import parse_duration
 from eagleray.jobs.model import Check, CheckKind
 from eagleray.jobs.project.inputs import TABLE, Inputs
+from eagleray.jobs.project.yaml_lines import Path, YamlMap
 
 TABLE_MARK = "{table}"
 """Stands for the output table in a `sql` check."""
@@ -27,15 +29,29 @@ def _duration(value: object) -> object:
     raise ValueError(f"expected a duration such as 2d or 1h30m, found {value!r}")
 
 
-def _written(value: object) -> object:
+@dataclass(frozen=True)
+class Scalar:
+    """A value, and how it is written: `1.10` is 1.1."""
+
+    value: str | bool | int | float
+    text: str
+
+
+def _scalar(given: object) -> Scalar:
     """YAML reads days and times; SQL takes them as text, whatever the column is."""
-    return value.isoformat() if isinstance(value, date) else value
+    value, text = (given.value, given.text) if isinstance(given, Scalar) else (given, None)
+    if isinstance(value, date):
+        text = value.isoformat() if text is None else text
+        return Scalar(text, text)
+    if isinstance(value, str | bool | int | float):
+        return Scalar(value, (str(value).lower() if isinstance(value, bool) else str(value)) if text is None else text)
+    kept = "; null is accepted anyway" if value is None else ""
+    raise ValueError(f"expected text, a number, a date, true or false, found {value!r}{kept}")
 
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(listed), Field(min_length=1)]
 Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
-Value = str | bool | int | float
 
 
 class CheckOptions(BaseModel):
@@ -48,7 +64,7 @@ class AcceptedValues(CheckOptions):
     """The column holds only these values; null is accepted."""
 
     column: Text
-    values: tuple[Annotated[Value, BeforeValidator(_written)], ...] = Field(min_length=1)
+    values: tuple[Annotated[Scalar, BeforeValidator(_scalar)], ...] = Field(min_length=1)
 
 
 class Relationships(CheckOptions):
@@ -92,6 +108,25 @@ _OPTIONS: Mapping[CheckKind, TypeAdapter[Any]] = {
 }
 
 
+def as_written(header: YamlMap) -> dict[str, Any]:
+    """The values of a header, those of `accepted_values` with how they are written."""
+    checks = header.values.get("checks")
+    if not isinstance(checks, list):
+        return header.values
+    kept = [_kept(one, ("checks", index), header) for index, one in enumerate(checks)]
+    return {**header.values, "checks": kept}
+
+
+def _kept(check: Any, path: Path, header: YamlMap) -> Any:
+    options = check.get("accepted_values") if isinstance(check, dict) else None
+    if not isinstance(options, dict) or not isinstance(options.get("values"), list):
+        return check
+    values = options["values"]
+    texts = [header.texts.get((*path, "accepted_values", "values", index)) for index in range(len(values))]
+    kept = [one if one is None or text is None else Scalar(one, text) for one, text in zip(values, texts, strict=True)]
+    return {**check, "accepted_values": {**options, "values": kept}}
+
+
 def parse_check(written: Any, output: str, inputs: Inputs) -> Check:
     """A check of the table `output`; raises ValueError (pydantic's own, too) that says what was expected."""
     if not isinstance(written, Mapping) or len(written) != 1:
@@ -107,7 +142,8 @@ def _columns(kind: CheckKind, columns: tuple[str, ...], *_: Any) -> Check:
 
 
 def _accepted(kind: CheckKind, options: AcceptedValues, *_: Any) -> Check:
-    return Check(kind, {"column": options.column, "values": options.values}, f"{kind}({options.column})")
+    values, texts = (tuple(getattr(one, part) for one in options.values) for part in ("value", "text"))
+    return Check(kind, {"column": options.column, "values": values, "texts": texts}, f"{kind}({options.column})")
 
 
 def _relationships(kind: CheckKind, options: Relationships, *_: Any) -> Check:

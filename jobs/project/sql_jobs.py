@@ -18,6 +18,7 @@ from pathlib import Path
 
 from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.model import Job, Source
+from eagleray.jobs.project.declared_checks import as_written
 from eagleray.jobs.project.job_reader import Reader, refused
 from eagleray.jobs.project.macros import Macro, expanded, read_macros
 from eagleray.jobs.project.parameters import blanked
@@ -55,7 +56,7 @@ def read_sql_file(file: Path, reader: Reader) -> Job:
         reads = reader.inputs.of(padded(source), variables)
     except QueryRejected as error:
         raise refused(file, source.line, (), str(error)) from None
-    return reader.job(file.stem, source, header.values, reads, header.line)
+    return reader.job(file.stem, source, as_written(header), reads, header.line)
 
 
 def _macros(file: Path, reader: Reader, header: YamlMap) -> dict[str, Macro]:

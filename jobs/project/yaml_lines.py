@@ -7,7 +7,7 @@ of a column means them. So are `012`, `1_000` and `12:30`, which YAML 1.1 takes 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -27,10 +27,14 @@ class YamlError(ValueError):
 
 @dataclass(frozen=True)
 class YamlMap:
-    """Values as YAML has them, and the line at which each key or list entry begins, by its path."""
+    """Values as YAML has them; by its path the line at which each key or list entry begins, and how each is written.
+
+    `texts`: of words, numbers and dates, without quotes: `1.10` says more than the number.
+    """
 
     values: dict[str, Any]
     lines: dict[Path, int]
+    texts: dict[Path, str]
 
     def line(self, path: Path) -> int:
         """The line of `path`, or of the nearest that is written above it."""
@@ -66,12 +70,12 @@ def parse_map(text: str) -> YamlMap:
     try:
         root = loader.get_single_node()
         if root is None:
-            return YamlMap({}, {(): text.count("\n") + 1})
-        lines: dict[Path, int] = {(): root.start_mark.line + 1}
+            return YamlMap({}, {(): text.count("\n") + 1}, {})
+        found = YamlMap({}, {(): root.start_mark.line + 1}, {})
         if not isinstance(root, yaml.MappingNode):
-            raise YamlError(lines[()], "expected `key: value` lines")
-        _index(root, (), lines)
-        return YamlMap(loader.construct_document(root), lines)
+            raise YamlError(found.line(()), "expected `key: value` lines")
+        _index(root, (), found)
+        return replace(found, values=loader.construct_document(root))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}") from None
@@ -85,7 +89,8 @@ def parse_map(text: str) -> YamlMap:
         loader.dispose()
 
 
-def _index(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
+def _index(node: yaml.Node, path: Path, found: YamlMap) -> None:
+    lines = found.lines
     children: list[tuple[str | int, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):
         children = [(str(key.value), key, value) for key, value in node.value]
@@ -96,4 +101,6 @@ def _index(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
         if (*path, name) in lines:
             raise YamlError(line, f"{name} is there twice, first on line {lines[*path, name]}")
         lines[*path, name] = line
-        _index(value, (*path, name), lines)
+        if isinstance(value, yaml.ScalarNode):
+            found.texts[*path, name] = value.value
+        _index(value, (*path, name), found)

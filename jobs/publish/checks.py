@@ -6,15 +6,16 @@ All checks of a job run on one DuckDB over one set of snapshots, within the job'
 from __future__ import annotations
 
 import math
+import re
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 import duckdb
 
 from eagleray.cluster.clock import iso
-from eagleray.cluster.errors import QueryRejected
+from eagleray.cluster.errors import QueryFailed, QueryRejected
 from eagleray.cluster.lake.lake import Lake
 from eagleray.jobs.engines.duckdb import limits_of
 from eagleray.jobs.model import Check, CheckKind, Job
@@ -25,7 +26,9 @@ from eagleray.sql.engine import Deadline, bounded, identifier, literal
 from eagleray.sql.guard import Guard
 from eagleray.sql.session import opened
 from eagleray.sql.tables import Declared
+from eagleray.sql.tokens import statements
 
+_PLAIN = re.compile(r"-?\d+(\.\d+)?")
 Failures = list[tuple[str, int, list[dict[str, Any]]]]
 
 
@@ -41,23 +44,34 @@ def broken(lake: Lake, job: Job, branch: str, now_us: int) -> Failures:
             raise QueryRejected(f"a check of job {job.name} reads {other}, which does not exist yet")
         tables[other] = Declared(lake.pin(other))
     # 2. every check as a query, let through like any query
-    texts = {check.name: breaking(check, job.output, now_us, _types(tables)) for check in job.checks}
+    types = _types(tables)
     with closing(Guard(chars_max=None)) as guard:
-        statements = []
-        for name, text in texts.items():
-            try:
-                statements.append(guard.approve(text))
-            except QueryRejected as error:
-                raise QueryRejected(f"check {name} of job {job.name}: {error}") from None
+        texts, approved = {}, []
+        for check in job.checks:
+            with _naming(check.name, job):
+                texts[check.name] = text = breaking(check, job.output, now_us, types)
+                approved.append(guard.approve(text))
     scratch = lake.config.jobs_dir / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="checks-", dir=scratch) as temp:
         limits = limits_of(job.limits.memory_bytes // ENGINE_SHARE, job.limits.cpus, temp, "memory")
         deadline = Deadline(job.limits.timeout_us / 1_000_000)
         # 3. count, and look at some where there are any
-        with opened(statements, list(tables.values()), limits, temp, deadline) as connection:
-            with bounded(connection, limits, deadline):
-                return [(n, count, rows) for n, text in texts.items() for count, rows in _found(connection, text)]
+        with opened(approved, list(tables.values()), limits, temp, deadline) as connection:
+            failures: Failures = []
+            for name, text in texts.items():
+                with _naming(name, job), bounded(connection, limits, deadline):
+                    failures += ((name, count, rows) for count, rows in _found(connection, text))
+            return failures
+
+
+@contextmanager
+def _naming(check: str, job: Job) -> Iterator[None]:
+    """Raise what is wrong with a check with its name."""
+    try:
+        yield
+    except (QueryRejected, QueryFailed) as error:
+        raise type(error)(f"check {check} of job {job.name}: {error}", error.sqlstate) from None
 
 
 def _found(connection: duckdb.DuckDBPyConnection, text: str) -> list[tuple[int, list[dict[str, Any]]]]:
@@ -66,6 +80,9 @@ def _found(connection: duckdb.DuckDBPyConnection, text: str) -> list[tuple[int, 
         return []
     return [(count, connection.sql(f"SELECT * FROM (\n{text}\n) LIMIT {SAMPLE_ROWS}").to_arrow_table().to_pylist())]
 
+
+_TIMES = ("", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "VARCHAR")
+"""What may be fresh; empty: of no known type, or not there, which the query says better."""
 
 Types = Mapping[tuple[str, str], str]
 """SQL's types of columns, by table and by name in lower case."""
@@ -83,6 +100,10 @@ def breaking(check: Check, output: str, now_us: int, types: Types) -> str:
     """The SELECT of the rows of `output` that break `check`; `types` of the tables that it reads."""
     if check.kind == "accepted_values":
         return _accepted(check.options, _table(output), types.get((output, check.options["column"].casefold()), ""))
+    if check.kind == "freshness":
+        kind = types.get((output, check.options["column"].casefold()), "")
+        if kind not in _TIMES:
+            raise QueryRejected(f"the column {check.options['column']} is {kind}; expected a date or a time")
     if check.kind == "relationships":
         return _relationships(check.options, output, types)
     return _BREAKING[check.kind](check.options, _table(output), now_us)
@@ -103,17 +124,44 @@ def _unique(options: Mapping[str, Any], table: str, _: int) -> str:
 
 
 def _accepted(options: Mapping[str, Any], table: str, kind: str) -> str:
-    """Text is compared as text: DuckDB would make `t` and `1` the same as `true`, and `01` the same as `1`."""
-    constant = _text if kind == "VARCHAR" else _constant
-    column, values = identifier(options["column"]), ", ".join(map(constant, options["values"]))
-    return f"SELECT * FROM {table} WHERE {column} IS NOT NULL AND {column} NOT IN ({values})"
+    """Text is compared as text: DuckDB would make `t` and `1` the same as `true`, and `01` the same as `1`.
+
+    Raises QueryRejected for values that a column of another type cannot have.
+    """
+    column, values = identifier(options["column"]), options["values"]
+    pairs = list(zip(values, options.get("texts") or map(_text, values), strict=True))
+    if kind == "VARCHAR":
+        listed = [literal(text) for _, text in pairs]
+    else:
+        for value, text in pairs:
+            if not _fits(value, kind):
+                raise QueryRejected(f"the column {options['column']} is {kind}, which cannot be {text}")
+        listed = [_constant(value, text) for value, text in pairs]
+    return f"SELECT * FROM {table} WHERE {column} IS NOT NULL AND {column} NOT IN ({', '.join(listed)})"
+
+
+def _fits(value: str | bool | int | float, kind: str) -> bool:
+    """Whether a column of type `kind` (empty: not known) can have such a value: 1 is not true, whatever SQL says."""
+    if not kind:
+        return True
+    if not isinstance(value, str):
+        return (kind == "BOOLEAN") if isinstance(value, bool) else _number(kind)
+    if kind.endswith(("]", ")")) and not kind.startswith("DECIMAL"):
+        return False
+    with closing(duckdb.connect()) as connection:
+        rows = connection.execute(f"SELECT TRY_CAST(? AS {kind}) IS NOT NULL", [value]).fetchall()
+    return bool(rows[0][0])
+
+
+def _number(kind: str) -> bool:
+    return kind.startswith("DECIMAL") or kind in ("INTEGER", "BIGINT", "FLOAT", "DOUBLE")
 
 
 def _relationships(options: Mapping[str, Any], output: str, types: Types) -> str:
-    """Of text and something else, both are compared as text: `01` is not 1."""
+    """Of text, or true and false, and something else, both are compared as text: `01` is not 1."""
     sides = (f"t.{identifier(options['column'])}", f"r.{identifier(options['field'])}")
     kinds = {types.get((output, options["column"].casefold())), types.get((options["to"], options["field"].casefold()))}
-    if "VARCHAR" in kinds and len(kinds) > 1:
+    if kinds & {"VARCHAR", "BOOLEAN"} and len(kinds) > 1:
         sides = (f"CAST({sides[0]} AS VARCHAR)", f"CAST({sides[1]} AS VARCHAR)")
     other = f"SELECT 1 FROM {_table(options['to'])} AS r WHERE {sides[1]} = {sides[0]}"
     return f"SELECT t.* FROM {_table(output)} AS t WHERE {sides[0]} IS NOT NULL AND NOT EXISTS ({other})"
@@ -132,19 +180,23 @@ def _freshness(options: Mapping[str, Any], table: str, now_us: int) -> str:
 
 
 def _sql(options: Mapping[str, Any], table: str, _: int) -> str:
-    query: str = options["query"]
-    return query.replace(TABLE_MARK, table).strip().rstrip(";")
+    query: str = options["query"].replace(TABLE_MARK, table)
+    found = statements(query)
+    return found[0][0] if len(found) == 1 else query  # without a semicolon, and what stands behind it
 
 
-def _constant(value: str | bool | int | float) -> str:
+def _constant(value: str | bool | int | float, text: str) -> str:
+    """As it is written where that is SQL: a number of 20 digits is no longer the same as a float."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"CAST('{value}' AS DOUBLE)"
-    return literal(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return literal(value)
+    return text if _PLAIN.fullmatch(text) else str(value)
 
 
 def _text(value: str | bool | int | float) -> str:
-    """As it stands in the header."""
-    return literal(str(value).lower() if isinstance(value, bool) else str(value))
+    """As a header would have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _BREAKING: Mapping[CheckKind, Callable[[Mapping[str, Any], str, int], str]] = {

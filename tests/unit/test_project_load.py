@@ -69,7 +69,7 @@ def test_a_sql_file_says_everything(tmp_path: Path) -> None:
         "not_null", "unique", "accepted_values", "relationships", "row_count", "freshness", "sql",
     ]  # fmt: skip
     assert job.checks[1] == Check("unique", {"columns": ("day", "page")}, "unique(day, page)")
-    assert job.checks[2].options == {"column": "kind", "values": ("a", 1, True)}
+    assert job.checks[2].options == {"column": "kind", "values": ("a", 1, True), "texts": ("a", "1", "true")}
     assert job.checks[3].tables == ("s.events",) and job.checks[6].tables == ("s.late",)
     assert job.checks[5].options == {"column": "day", "within_us": 172_800_000_000}
 
