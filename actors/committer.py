@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from eagleray.actors.collector import Collector, by_peer, while_owners
 from eagleray.actors.messages import (
     CLOSED,
     Order,
@@ -32,9 +33,8 @@ from eagleray.actors.messages import (
     partition_key,
 )
 from eagleray.actors.objectives import Counts
-from eagleray.actors.peer import Peer, PeerLost
+from eagleray.actors.peer import Peer
 from eagleray.actors.retention import Retention
-from eagleray.actors.standstill import Standstill
 from eagleray.actors.window_closing import closing_target, may_close
 from eagleray.cluster.backup.hold import deleting
 from eagleray.cluster.clock import Clock, SystemClock
@@ -55,7 +55,6 @@ from eagleray.cluster.windowing.page import Cursor, Range, joined, last, order, 
 
 logger = logging.getLogger(__name__)
 
-OWNERS_LOOK_S = 0.2  # whether those who are waited for are still the owners
 TRACES_TIMEOUT_S = 1.0  # without an answer there is no span, and nothing else is missing
 COLLECT_TIMEOUT_S = 30.0  # a worker that takes longer is skipped for this round; its work is not lost
 # That a commit may take before it is overdue: six tries, each of which may wait for a catalog that is locked or away.
@@ -88,16 +87,17 @@ class Committer:
         self._empty: dict[str, int] = {}  # window tables: how far their last merge without rows went
         self.topology = Topology(version=(-1, 0))
         self.advance: dict[str, int] = {}
-        self.reports: dict[str, dict[PartitionId, Any]] = {"writer": {}, "window": {}}
         self.counters: defaultdict[str, float] = defaultdict(float)
+        self.pools = {
+            "writer": Collector("writer", lambda: self.topology.writer, self.counters),
+            "window": Collector("window", lambda: self.topology.window, self.counters),
+        }
         self.commits: defaultdict[str, int] = defaultdict(int)
         self.last_commit_us: dict[str, int] = {}
         self.freshness = Freshness(config.slo.freshness_p99)
         self._life = f"committer {secrets.token_hex(8)}"  # a process id may come again, and its counts from 0
         self.pulse = Pulse()
-        self._still = {"writer": Standstill(), "window": Standstill()}
         self._failing: dict[str, tuple[float, str]] = {}  # rounds, since when and with what
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # of commits to a table: see `_commit`
         self._refused: dict[str, str] = {}  # tables whose last commit was refused, or is not known; and why
         self.gone: dict[str, str] = {}  # tables that somebody dropped, or that cannot be read; and what is said of it
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,8 +153,8 @@ class Committer:
         for since, what in list(self._failing.values()):
             if now - since >= self.config.edge.ready_lag_s:
                 found["lake"] = f"no round of commits has succeeded for {now - since:.0f} s: {what}"
-        for pool, still in self._still.items():
-            seconds, sentence = still.longest(now)
+        for pool, collector in self.pools.items():
+            seconds, sentence = collector.still.longest(now)
             if seconds >= self.config.edge.ready_lag_s:
                 refused = "".join(f"; {table}: {why}" for table, why in list(self._refused.items()))
                 found["lake" if refused else pool] = sentence + refused
@@ -165,7 +165,7 @@ class Committer:
         """Partitions that their worker in `pool` does not move, though the lake takes what it is given; and where."""
         if self._refused or self._failing:
             return {}
-        return self._still[pool].standing(STANDING * self.config.pools.stalled_after_s)
+        return self.pools[pool].still.standing(STANDING * self.config.pools.stalled_after_s)
 
     # ── events and dead letters ────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,19 +176,33 @@ class Committer:
             await asyncio.to_thread(self._look_at_ends, {}, {})
         progress = await self._progress("events", "dead_letters")
         reports = await self._collect("writer", self.topology.writer, progress)
-        await asyncio.to_thread(self._look_at_ends, progress, self.reports["writer"])
-        left = await asyncio.gather(*(self._commit_in_order(report.staged) for report in reports))
-        self._look_at_positions(progress, [batch for batches in left for batch in batches])
-        complete = self._partitions() <= self.reports["writer"].keys()
-        idle = all(report.position >= report.end for report in self.reports["writer"].values())
-        return complete and idle and not any(report.staged for report in reports)
+        await asyncio.to_thread(self._look_at_ends, progress, self.pools["writer"].reports)
+        self._look_at_positions(progress, await self._commit_staged(reports))
+        return self.pools["writer"].caught_up(self._partitions()) and not any(report.staged for report in reports)
 
-    async def _commit_in_order(self, staged: list[Staged]) -> list[Staged]:
-        """Returns what could not be committed."""
-        for at, batch in enumerate(staged):
-            if not await self._commit(batch):
-                return staged[at:]  # what follows must not overtake: the worker offers all of it again
-        return []
+    async def _commit_staged(self, reports: Sequence[WorkerReport]) -> list[Staged]:
+        """Commit what the workers staged; returns what could not be. Streams do not wait for one another.
+
+        The workers of a stream commit to the same tables: at once, they would overtake one another and try again.
+        """
+        by_stream: defaultdict[str, list[list[Staged]]] = defaultdict(list)
+        for report in reports:
+            mine: defaultdict[str, list[Staged]] = defaultdict(list)
+            for batch in report.staged:
+                mine[batch.table.partition(".")[0]].append(batch)
+            for stream, batches in mine.items():
+                by_stream[stream].append(batches)
+        left = await asyncio.gather(*map(self._commit_in_turns, by_stream.values()))
+        return [batch for batches in left for batch in batches]
+
+    async def _commit_in_turns(self, workers: Sequence[Sequence[Staged]]) -> list[Staged]:
+        left: list[Staged] = []
+        for staged in workers:
+            for at, batch in enumerate(staged):
+                if not await self._commit(batch):
+                    left += staged[at:]  # what follows must not overtake: the worker offers all of it again
+                    break
+        return left
 
     def _look_at_ends(
         self, progress: Mapping[str, Mapping[str, int]], reports: Mapping[PartitionId, PartitionReport]
@@ -208,8 +222,8 @@ class Committer:
         """Note how far each consumer is: the writer where the tables have all before, so not where it has read."""
         for stream, partition in self._partitions():
             key, positions = partition_key(partition), self.freshness.lag((stream, partition)).positions
-            writer = self.reports["writer"].get((stream, partition))
-            window = self.reports["window"].get((stream, partition))
+            writer = self.pools["writer"].reports.get((stream, partition))
+            window = self.pools["window"].reports.get((stream, partition))
             at = progress.get(f"{stream}.events", {}).get(key, 0)
             if writer is not None:  # beyond what is in the tables lie records without rows, unless a commit is missing
                 mine = (b.begins[key] for b in left if b.table.startswith(f"{stream}.") and key in b.begins)
@@ -232,11 +246,6 @@ class Committer:
             return None
 
     async def _commit(self, batch: Staged) -> bool:
-        # The workers of a stream commit to the same tables. At once they would overtake one another and try again.
-        async with self._turns[batch.table]:
-            return await self._commit_alone(batch)
-
-    async def _commit_alone(self, batch: Staged) -> bool:
         with tracing.begin("commit", batch.traces, table=batch.table, rows=batch.rows) as spans:
             landed = await self._committed(batch)
             if spans.contexts:
@@ -285,8 +294,8 @@ class Committer:
         await self._load_histories()
         progress = await self._progress("late", windows=True)
         reports = await self._collect("window", self.topology.window, progress, self.advance)
-        await asyncio.gather(*(self._commit_in_order(report.staged) for report in reports))
-        by_partition = self.reports["window"]
+        await self._commit_staged(reports)
+        by_partition = self.pools["window"].reports
         self.advance = {}
         closings = []
         for name in self.histories:
@@ -299,13 +308,12 @@ class Committer:
             target = closing_target(present)
             if target is not None:
                 self.advance[name] = target
-            if all(report.watermark_us is not None for report in present):
-                watermark = min(report.watermark_us for report in present)
+            watermarks = [report.watermark_us for report in present if report.watermark_us is not None]
+            if len(watermarks) == len(present):
+                watermark = min(watermarks)
                 closings += [self._close(name, w, eras, watermark, progress) for w, eras in open_ones.items()]
         await asyncio.gather(*closings)
-        caught_up = all(report.position >= report.end for report in by_partition.values())
-        complete = self._partitions() <= by_partition.keys()
-        return caught_up and complete and not any(r.staged for r in reports)
+        return self.pools["window"].caught_up(self._partitions()) and not any(report.staged for report in reports)
 
     async def _load_histories(self) -> None:
         """Read the definitions of windows, once: they change before the platform starts, and not while it runs."""
@@ -349,7 +357,7 @@ class Committer:
         try:
             call = merger.call(*merge, stream, window, begins, watermark_us, *refs, timeout_s=COLLECT_TIMEOUT_S)
             asked = [peer for peer, _ in self._owners(stream)]
-            staged: Staged = await self._while_owners("window", asked, call)
+            staged: Staged = await self._while_owners(asked, call)
         except Exception as error:  # a worker being restored, lost or wrong: the windows stay open until it answers
             self.counters[f"closings_delayed_total{{table={stream}.{window}}}"] += 1
             logger.warning("closing %s.%s waits: %s: %s", stream, window, type(error).__name__, error)
@@ -367,7 +375,7 @@ class Committer:
 
     async def _traces(self, stream: str, window: str, after_us: int, upto_us: int) -> list[str]:
         """Contexts of traced events in windows that close in (after, upto]; asked for only where any are."""
-        if not any(report.traced for (name, _), report in self.reports["window"].items() if name == stream):
+        if not any(report.traced for (name, _), report in self.pools["window"].reports.items() if name == stream):
             return []
         asked = (
             peer.call("traces", stream, window, partitions, after_us, upto_us, timeout_s=TRACES_TIMEOUT_S)
@@ -378,11 +386,11 @@ class Committer:
 
     async def _settle(self, peer: Peer, stream: str, window: str, watermark_us: int, staged: Staged) -> None:
         call = peer.call("settle", stream, window, watermark_us, staged.still_open, timeout_s=COLLECT_TIMEOUT_S)
-        await self._while_owners("window", [peer], call)
+        await self._while_owners([peer], call)
 
     def _owners(self, stream: str) -> list[tuple[Peer, list[int]]]:
         mine = {key: self.topology.window[key] for key in sorted(self.topology.window) if key[0] == stream}
-        return [(peer, [partition for _, partition in owned]) for peer, owned in _by_peer(mine)]
+        return [(peer, [partition for _, partition in owned]) for peer, owned in by_peer(mine)]
 
     def _merger(self, stream: str, window: str) -> Peer:
         peers = [peer for peer, _ in self._owners(stream)]
@@ -474,46 +482,15 @@ class Committer:
     ) -> list[WorkerReport]:
         self._rounds += 1
         order: Order = (*self.topology.version, self._rounds)
+
+        def ask(peer: Peer, owned: list[PartitionId]) -> Coroutine[Any, Any, WorkerReport]:
+            return peer.call("collect", owned, progress, *more, order, timeout_s=COLLECT_TIMEOUT_S)
+
         owners = {partition: peer for partition, peer in owners.items() if self._is_whole(partition)}
+        return await self.pools[pool].round(owners, self._partitions(), ask)
 
-        excused: set[PartitionId] = set()
-
-        async def one(peer: Peer, owned: list[PartitionId]) -> WorkerReport | None:
-            try:
-                call = peer.call("collect", owned, progress, *more, order, timeout_s=COLLECT_TIMEOUT_S)
-                report: WorkerReport = await self._while_owners(pool, [peer], call)
-                if report.restoring:
-                    excused.update(owned)
-                return report
-            except (PeerLost, TimeoutError, EaglerayError) as error:
-                logger.warning("%s does not answer: %s", peer.name, error)
-                return None
-            except Exception as error:  # of this worker alone: the others' work goes on
-                logger.warning("%s fails: %s: %s", peer.name, type(error).__name__, error)
-                self.counters[sample("committer_errors_total", round=f"collect_{pool}")] += 1
-                return WorkerReport(failing=frozenset(owned))
-
-        answers = await asyncio.gather(*(one(peer, owned) for peer, owned in _by_peer(owners)))
-        reports = [report for report in answers if report is not None]
-        self.reports[pool] = {key: value for report in reports for key, value in report.partitions.items()}
-        failing = frozenset().union(*(report.failing for report in reports))
-        self._still[pool].see(self._partitions(), self.reports[pool], time.monotonic(), failing, excused)
-        return reports
-
-    async def _while_owners(self, pool: str, peers: Collection[Peer], call: Coroutine[Any, Any, Any]) -> Any:
-        """The answer to `call`; raises PeerLost when one of `peers`, who are to answer it, owns nothing any more.
-
-        A worker that was cut off is not waited for until the time is over: the next owner would hear nothing meanwhile.
-        """
-        task = asyncio.ensure_future(call)
-        try:
-            while not (await asyncio.wait([task], timeout=OWNERS_LOOK_S))[0]:
-                owners = set(getattr(self.topology, pool).values())
-                if gone := next((peer for peer in peers if peer not in owners), None):
-                    raise PeerLost(f"{gone.name} owns nothing any more")
-            return task.result()
-        finally:
-            task.cancel()
+    async def _while_owners(self, peers: Collection[Peer], call: Coroutine[Any, Any, Any]) -> Any:
+        return await while_owners(lambda: self.topology.window, peers, call)
 
     async def overtaken_round(self) -> None:
         """Look for records that left the log before `events` had them: retention of others, or somebody's hand."""
@@ -547,7 +524,7 @@ class Committer:
                 await self._trim()
 
     async def _trim(self) -> None:
-        writer, window = self.reports["writer"], self.reports["window"]
+        writer, window = self.pools["writer"].reports, self.pools["window"].reports
         for (stream, partition), report in list(writer.items()):
             other = window.get((stream, partition))
             if other is not None:
@@ -570,6 +547,13 @@ class Committer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            return await self._commit_all(timeout_s)
+        finally:
+            for collector in self.pools.values():
+                await collector.close()
+
+    async def _commit_all(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
@@ -591,8 +575,8 @@ class Committer:
         troubles = self._troubled = await asyncio.to_thread(self._troubles)
         partitions = []
         for stream, partition in sorted(self._partitions()):
-            writer = self.reports["writer"].get((stream, partition))
-            window = self.reports["window"].get((stream, partition))
+            writer = self.pools["writer"].reports.get((stream, partition))
+            window = self.pools["window"].reports.get((stream, partition))
             if writer is None and stream not in troubles:
                 continue  # being restored
             row: dict[str, Any] = {"stream": stream, "partition": partition, "end": writer.end if writer else 0}
@@ -604,7 +588,7 @@ class Committer:
             "last_commit_us": dict(self.last_commit_us),
             "counters": dict(self.counters) | self.freshness.samples(self.last_commit_us, now_us) | self._room(),
             "topology": self.topology.version,
-            "standing": {pool: list(self.standing(pool).items()) for pool in self._still},
+            "standing": {pool: list(self.standing(pool).items()) for pool in self.pools},
             "gone": sorted(self.gone),
         }
 
@@ -635,13 +619,3 @@ class Committer:
 def _owners_of(owners: Mapping[PartitionId, Peer]) -> dict[str, int]:
     """How many partitions each worker has."""
     return dict(Counter(peer.name for peer in owners.values()))
-
-
-def _by_peer(owners: Mapping[PartitionId, Peer]) -> list[tuple[Peer, list[PartitionId]]]:
-    """The partitions of each peer, both in the order of `owners`."""
-    owned: defaultdict[str, list[PartitionId]] = defaultdict(list)
-    peers: dict[str, Peer] = {}
-    for partition, peer in owners.items():
-        owned[peer.name].append(partition)
-        peers[peer.name] = peer
-    return [(peers[name], partitions) for name, partitions in owned.items()]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eagleray.actors.committer import Committer
-from eagleray.actors.messages import CLOSED, Staged, Topology
+from eagleray.actors.messages import CLOSED, Staged, Topology, WorkerReport
 from eagleray.actors.peer import PeerLost
 from tests.stream_project import INTEGER, StreamProject
 
@@ -37,7 +37,7 @@ class Cut:
     "ask",
     [
         lambda committer, peer: committer._settle(peer, "s", "visits", 2, NEWS),
-        lambda committer, peer: committer._while_owners("window", [peer], peer.call("collect", timeout_s=3600)),
+        lambda committer, peer: committer._while_owners([peer], peer.call("collect", timeout_s=3600)),
     ],
     ids=["that sessions are open", "how it stands"],
 )
@@ -73,10 +73,7 @@ def test_workers_of_one_stream_take_turns_at_its_table(tmp_path: Path) -> None:
 
     committer.lake.commit = watched  # type: ignore[method-assign]
     batches = [Staged("s.events", [], 0, {f"p{part}": 0}, {f"p{part}": 1}) for part in range(2)]
-
-    async def both() -> list[bool]:
-        return await asyncio.gather(*map(committer._commit, batches))
-
-    assert (asyncio.run(both()), met) == ([True, True], [])
+    reports = [WorkerReport([batch]) for batch in batches]
+    assert (asyncio.run(committer._commit_staged(reports)), met) == ([], [])
     assert committer.lake.progress("s.events") == {"p0": 1, "p1": 1}
     project.kill()
