@@ -48,6 +48,7 @@ from eagleray.cluster.sections import (
     StateConfig,
     StreamConfig,
     StreamName,
+    first_line,
 )
 
 
@@ -210,7 +211,7 @@ def _held_aside(section: BaseModel, environ: Mapping[str, str]) -> Iterator[str]
             yield environ[value]
         elif match and match[2] == "file" and isinstance(value, Path):
             with suppress(OSError, UnicodeDecodeError):
-                yield from value.read_text().splitlines()[:1]
+                yield from filter(None, [first_line(value)])
         for below in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]:
             if isinstance(below, BaseModel):
                 yield from _held_aside(below, environ)

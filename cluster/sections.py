@@ -52,6 +52,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+def first_line(file: Path) -> str:
+    """What a file of a secret holds: nothing but a newline ends it, whatever signs a password has.
+
+    Raises OSError, UnicodeDecodeError.
+    """
+    return file.read_bytes().decode("utf-8-sig").partition("\n")[0].removesuffix("\r")
+
+
 def read_secret(key: str, file: Path | None, env: str | None, whose: str, environ: Mapping[str, str] | None) -> str:
     """A secret as it is now: the first line of a file, or an environment variable; raises ConfigError at `key`.
 
@@ -64,7 +72,7 @@ def read_secret(key: str, file: Path | None, env: str | None, whose: str, enviro
         assert file is not None
         place = str(file)
         try:
-            found = (file.read_text().splitlines() or [""])[0]
+            found = first_line(file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{key}_file", f"{place} cannot be read: {error}") from None
     if not found:

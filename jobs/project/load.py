@@ -8,7 +8,7 @@ for a command, which should stop there; `read_project` for who goes on without w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.lake.pin import open_snapshots
+from eagleray.cluster.masking import Mask
 from eagleray.cluster.near_names import instead
 from eagleray.jobs.model import Job
 from eagleray.jobs.project.graph import Graph, OutOfGraph, build_graph, check_not_lost
@@ -88,7 +89,18 @@ def read_project(config: Config, given: Mapping[str, str] = MappingProxyType({})
     if unknown := sorted(given.keys() - known) if not broken else []:
         raise ConfigError("--var", f"no job has a variable {unknown[0]!r} (`vars`){instead(unknown[0], known)}")
     graph = _graph(config, jobs, streams, broken)
-    return Project(MappingProxyType(jobs), graph, tuple(broken))
+    return Project(MappingProxyType(jobs), graph, _masked(broken, config) if broken else ())
+
+
+def _masked(broken: Sequence[Broken], config: Config) -> tuple[Broken, ...]:
+    """The same without secrets: a Python file that raises while it is loaded may say anything."""
+    mask = Mask(config.secret_values())
+    return tuple(
+        Broken(one.file, ConfigError(one.error.where, mask(one.error.problem)))
+        if type(one.error) is ConfigError
+        else one
+        for one in broken
+    )
 
 
 def _graph(config: Config, jobs: dict[str, Job], streams: frozenset[str], broken: list[Broken]) -> Graph:

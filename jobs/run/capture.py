@@ -21,8 +21,12 @@ _CHATTY = ("pyiceberg", "py4j", "ray", "urllib3")  # what they say at level info
 
 @contextmanager
 def captured(log: Path, mask: Mask) -> Iterator[TextIO]:
-    """Within the block, standard output and error of this process are appended to `log`; Python's own are masked."""
+    """Within the block, standard output and error of this process are appended to `log`.
+
+    Python's own are masked as they come, what other programs and C libraries write at the end.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    begin = log.stat().st_size if log.exists() else 0
     with log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as raw:
         file = cast(TextIO, MaskedText(raw, mask))
         handler = logging.StreamHandler(file)
@@ -38,6 +42,8 @@ def captured(log: Path, mask: Mask) -> Iterator[TextIO]:
         finally:
             root.removeHandler(handler)
             root.setLevel(level)
+            file.flush()
+            mask.file(log, begin)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, TaskCancel
 
 from eagleray.cluster.config import Config
 from eagleray.cluster.guardian import guarded
+from eagleray.cluster.masking import Mask
 from eagleray.cluster.ray_session import as_here
 from eagleray.jobs.run.carry import carry_out
 from eagleray.jobs.run.failure import death_of
@@ -60,6 +62,7 @@ class RayWorkers:
         self._concurrency = config.jobs.concurrency
         self._work = work
         self._host = socket.gethostname()
+        self._mask = Mask(config.secret_values())
         self._tasks: dict[Any, Task] = {}
 
     @property
@@ -107,6 +110,8 @@ class RayWorkers:
         except (NodeDiedError, TaskCancelledError) as error:
             return Failure("killed", f"{type(error).__name__}: {error}", retry=True)
         except RayError:
+            with suppress(FileNotFoundError):
+                self._mask.file(task.log)
             return death_of(task.job, task.log, None)
         if answer.log is not None:
             task.log.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from eagleray.cluster.errors import ChecksFailed, ConfigError, EaglerayError, JobFailed, QueryRejected, said
 from eagleray.cluster.masking import Mask
@@ -38,8 +41,15 @@ def failure_of(error: BaseException, job: Job) -> Failure:
 
 
 def masked(failure: Failure, mask: Mask) -> Failure:
-    """`failure` without secrets in its message."""
-    return replace(failure, message=mask(failure.message))
+    """`failure` without secrets in its message, nor in text of the rows that broke a check."""
+    checks = tuple(
+        replace(one, name=mask(one.name), sample=tuple(map(partial(_row, mask), one.sample))) for one in failure.checks
+    )
+    return replace(failure, message=mask(failure.message), checks=checks)
+
+
+def _row(mask: Mask, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: mask(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def death_of(job: Job, log: Path, exit_code: int | None) -> Failure:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eagleray.cluster.child_process import Child
 from eagleray.cluster.config import Config
+from eagleray.cluster.masking import Mask
 from eagleray.jobs.run.failure import death_of
 from eagleray.jobs.run.machine import machine_capacity
 from eagleray.jobs.run.outcome import Ending
@@ -77,13 +78,17 @@ class LocalWorkers:
                 self._release(task.key)
                 child.process.wait(EXIT_S)  # how it ended tells why
                 answer = death_of(task.job, task.log, self._end(child))
+                self._mask(task)
             ended.append((task.key, answer))
         return ended
 
     def stop(self, key: str) -> None:
         """Kill the attempt's process, and all that it has started."""
         if key in self._busy:
+            task = self._busy[key].task
             self._end(self._release(key))
+            if task is not None:
+                self._mask(task)
 
     def close(self) -> None:
         """Kill every child."""
@@ -104,6 +109,11 @@ class LocalWorkers:
         self._selector.unregister(child.process)
         child.task = None
         return child
+
+    def _mask(self, task: Task) -> None:
+        """Mask the log of an attempt that could not do so itself."""
+        with suppress(FileNotFoundError):
+            Mask(self._config.secret_values()).file(task.log)
 
     def _end(self, child: _Child) -> int:
         code = child.process.end()

@@ -270,6 +270,22 @@ def test_no_secret_is_shown(config: Config, history: History, monkeypatch: pytes
     assert "s3cret" not in str(node)
 
 
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
+def test_no_secret_is_shown_by_other_programs(
+    config: Config, history: History, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "s3cret/with+signs")
+    own = config.model_copy(update={"jobs": config.jobs.model_copy(update={"secrets": ("SHOP_TOKEN",)})})
+    workers = LocalWorkers(own, do)
+    says = "os.write(1, b'before\\n'); import subprocess; subprocess.run(['sh', '-c', 'echo says $SHOP_TOKEN >&2']); "
+    try:
+        result = Runner(history, workers, own.jobs_dir / "logs").run(planned(make_job("s", says + end, retries=0)))
+    finally:
+        workers.close()
+    log = log_of(own, result, "s")
+    assert "before\nsays ***\n" in log and "s3cret" not in log
+
+
 def test_scratch_of_attempts_does_not_stay(config: Config) -> None:
     workers = LocalWorkers(config, do)
     workers.close()
