@@ -30,6 +30,11 @@ class Source:
     sql: str | None = None  # the statement, without the header
     function: Callable[..., Any] | None = None
 
+    @property
+    def place(self) -> str:
+        """File and line, for messages."""
+        return f"{self.file}:{self.line}"
+
 
 @dataclass(frozen=True)
 class Check:

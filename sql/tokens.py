@@ -14,9 +14,12 @@ from typing import Literal
 
 Kind = Literal["space", "string", "quoted", "parameter", "number", "word", "sign"]
 
+SPACES = r"\t\n\v\f\r \xa0\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff"
+"""What DuckDB takes for space, in a class of `re`: U+2028 and U+0085 are none. A comment ends at either newline."""
+
 _TOKEN = re.compile(
-    r"""
-      (?P<space>(?:\s+|--[^\n]*)+)
+    rf"""
+      (?P<space>(?:[{SPACES}]+|--[^\r\n]*)+)
     | (?P<comment>/\*)
     | (?P<string>[eE]'(?:[^'\\]|\\.|'')*'|[xXbB]?'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")*")

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from eagleray.cluster.events.instants import INSTANT, MAX_US, MIN_US, instant_text, instant_us, instants
 from eagleray.cluster.events.stream import Stream, field_of
-from eagleray.cluster.events.time_text import UNIT_US, TextRule, of_numbers
+from eagleray.cluster.events.time_text import UNIT_US, TextRule, counted, of_numbers
 
 BEYOND_ALL = object()
 """A time beyond year 9999: not readable as an instant, but certainly in the future."""
@@ -52,7 +52,7 @@ class EventTime:
         """Microseconds, perhaps beyond all years, or what is wrong."""
         if not self._free:  # the column is of times, and the schema holds what they look like
             if self._unit is not None:
-                return f"not a number of {self._unit}"
+                return f"not a {counted(self._unit)}"
             found = instant_us(text)
             return found if found is not None else "not an RFC 3339 date-time"
         found = self._texts.of(text)
@@ -62,9 +62,9 @@ class EventTime:
         if self._unit is None:
             return "not an RFC 3339 date-time"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"not a number of {self._unit}"
+            return f"not a {counted(self._unit)}"
         if self._whole and isinstance(value, float) and not value.is_integer():
-            return f"not an integer of {self._unit}"
+            return f"not a whole {counted(self._unit)}"
         return of_numbers(value, self._unit)
 
     @property

@@ -26,6 +26,14 @@ NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
 _TEXT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d(?:[.,]\d+)?)? ?(UTC|[Zz]|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
 
 
+_COUNTED = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+
+
+def counted(unit: str) -> str:
+    """What a number of `time_unit: unit` is, for messages."""
+    return f"number of {_COUNTED[unit]} since 1970" if unit in _COUNTED else "number since 1970 in s, ms, us or ns"
+
+
 def unit_of(value: float | Decimal) -> str:
     """The unit of a number since the epoch, by its size."""
     return next((name for below, name in _AUTO if -below < value < below), "ns")
@@ -64,9 +72,9 @@ class TextRule:
     def expected(self) -> str:
         """What is expected, for messages."""
         if self._unit not in (None, "auto"):
-            return f"a number of {self._unit}"
+            return f"a {counted(self._unit)}"
         dates = "an RFC 3339 date-time" if self.zone is None else "a date and time"
-        return dates if self._unit is None else f"{dates} or a number since the epoch"
+        return dates if self._unit is None else f"{dates} or a {counted(self._unit)}"
 
     @cached_property
     def _own(self) -> ZoneInfo | None:

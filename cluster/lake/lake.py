@@ -153,12 +153,21 @@ class Lake:
         self._claimed = True
 
     def ensure_output(
-        self, name: str, schema: pa.Schema, partition_by: Sequence[str] = (), sort_by: Sequence[str] = ()
+        self,
+        name: str,
+        schema: pa.Schema,
+        partition_by: Sequence[str] = (),
+        sort_by: Sequence[str] = (),
+        *,
+        where: str | None = None,
     ) -> None:
-        """Create the table `name` of a job, or add columns, so that rows of `schema` fit; raises ConfigError."""
+        """Create the table `name` of a job, or add columns, so that rows of `schema` fit.
+
+        Raises ConfigError at `where`, the job's file and line; without one, at the configuration's file.
+        """
         self._claim()
-        file, layout = str(self.config.file), (tuple(partition_by), tuple(sort_by))
-        ensure_output(self._catalog, self.find, file, name, schema, *layout)
+        layout = (tuple(partition_by), tuple(sort_by))
+        ensure_output(self._catalog, self.find, where or str(self.config.file), name, schema, *layout)
 
     def changes(self, streams: Mapping[str, Stream]) -> list[TableChange]:
         """What `ensure` would do to each table of `streams`, and what it would refuse, without doing anything."""

@@ -141,7 +141,7 @@ def _reads(job: Job) -> list[str]:
 
 
 def _where(job: Job) -> str:
-    return f"{job.source.file}:{job.source.line}: {job.name}"
+    return f"{job.source.place}: {job.name}"
 
 
 def _candidates(table: str, known: Collection[str]) -> str:

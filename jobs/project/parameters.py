@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from eagleray.cluster.errors import QueryRejected
 from eagleray.jobs.period import Period
-from eagleray.sql.tokens import comment_end
+from eagleray.sql.tokens import SPACES, comment_end
 
 PARAMETERS: Mapping[str, Callable[[Period], str]] = {
     "start": lambda period: _instant(period.start),
@@ -31,7 +31,7 @@ _TOKEN = re.compile(
       | "(?:[^"]|"")*"
       | --[^\r\n]*
       | \$(?P<tag>(?:{_WORD})?)\$.*?\$(?P=tag)\$   # $$ text $$, $tag$ text $tag$
-      | [\w\x80-\U0010ffff][\w$\x80-\U0010ffff]*   # a name or a number, with what looks like a parameter at its end
+      | [^\x00-/:-@\[-^`{{-\x7f{SPACES}](?:[^\x00-/:-@\[-^`{{-\x7f{SPACES}]|\$)*   # a name or a number, also with a `$`
       )
     | (?P<comment>/\*)
     | \$(?P<name>\w+)

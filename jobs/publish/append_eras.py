@@ -74,6 +74,6 @@ def replaced(found: list[Era], runs: Iterable[tuple[str, int, int]], job: Job, p
                     f"{job.output} has rows of {stretch}, appended under the schedule {era.cron or 'of days'!r}; a run"
                     f" for {period.label} would add a part of them again: go back to that schedule for such a period"
                 )
-                raise ConfigError(f"{job.source.file}:{job.source.line}: schedule", problem)
+                raise ConfigError(f"{job.source.place}: schedule", problem)
             conditions.append(f"(t._run = {literal(label)} AND t._run_number BETWEEN {first} AND {last})")
     return " OR ".join(conditions) or None

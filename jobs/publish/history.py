@@ -89,4 +89,4 @@ def _check(on: Desk, job: Job, period: Period, old: str, new: str, key: Sequence
         problem = (
             f"{job.output} has changes of {latest}, after the period {period.label}; run a history's periods in order"
         )
-        raise ConfigError(f"{job.source.file}:{job.source.line}: {job.name}", problem)
+        raise ConfigError(f"{job.source.place}: {job.name}", problem)

@@ -143,7 +143,7 @@ def _check_days(job: Job, owner: Owner, filled: Iterable[tuple[Any, ...]]) -> No
             f"the result for {owner.period.label} has rows of {day}, which is a day of it by UTC alone, so they would"
             " replace those of another period; expected dates by the job's time zone (`period.day`)"
         )
-        raise ConfigError(f"{job.source.file}:{job.source.line}: {job.name}", problem)
+        raise ConfigError(f"{job.source.place}: {job.name}", problem)
 
 
 def _merge(lake: Lake, pinned: Pinned, result: Result) -> Taken:

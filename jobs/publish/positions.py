@@ -91,7 +91,7 @@ def _refused(job: Job, why: str) -> ConfigError:
         f"{why}, so {job.output} would get rows again that it has; expected a `key`, by which they are merged, or an"
         f" output that begins anew: `eagleray table drop {job.output}`"
     )
-    return ConfigError(f"{job.source.file}:{job.source.line}: mode", problem)
+    return ConfigError(f"{job.source.place}: mode", problem)
 
 
 def _written(properties: Mapping[str, str], job: Job) -> str | None:
@@ -106,5 +106,5 @@ def _written(properties: Mapping[str, str], job: Job) -> str | None:
         problem = (
             f"{job.output} has positions of {', '.join(sorted(by_job))}; give the job the name of the one it goes on"
         )
-        raise ConfigError(f"job {job.name}", problem)
+        raise ConfigError(f"{job.source.place}: {job.name}", problem)
     return next(iter(by_job.values()), None)

@@ -121,10 +121,10 @@ def _write(lake: Lake, job: Job, period: Period, reader: pa.RecordBatchReader, r
     if job.mode == "full" and there is not None and (retyping := lake.retyping(job.output, schema)):
         # All rows are replaced, so columns may have other types: first what is new beside them, then these.
         fitting = [there.field(f.name) if f.name in retyping.changed else f for f in schema]
-        lake.ensure_output(job.output, pa.schema(fitting), job.partition_by, job.sort_by)
+        lake.ensure_output(job.output, pa.schema(fitting), job.partition_by, job.sort_by, where=job.source.place)
         retyping = lake.retyping(job.output, schema)
     else:
-        lake.ensure_output(job.output, schema, job.partition_by, job.sort_by)
+        lake.ensure_output(job.output, schema, job.partition_by, job.sort_by, where=job.source.place)
     if numbered(job):
         number = next_number(lake.pin(job.output))
         rows = _marked(rows, schema, period.label if job.mode == "append" else run.run_id, number)
@@ -138,7 +138,7 @@ def make_output(lake: Lake, job: Job, schema: pa.Schema) -> None:
     """Make the output of a job that reads it itself, without rows; raises ConfigError for columns that do not fit."""
     for name, kind in _own_columns(job):
         schema = schema.append(pa.field(name, kind))
-    lake.ensure_output(job.output, schema, job.partition_by, job.sort_by)
+    lake.ensure_output(job.output, schema, job.partition_by, job.sort_by, where=job.source.place)
 
 
 def _own_columns(job: Job) -> list[tuple[str, pa.DataType]]:
@@ -157,7 +157,7 @@ def _typed(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.
 
 def _check_partitions(job: Job, period: Period, schema: pa.Schema) -> None:
     """Raise ConfigError where a run would replace rows of other periods: those that share a partition with it."""
-    place = f"{job.source.file}:{job.source.line}"
+    place = job.source.place
     where = f"{place}: partition_by"
     fields = parse_layout(place, schema, job.partition_by, ()).partition_by
     owner = Owner(fields, {field.name: field_type(schema, field.path) for field in fields}, period)

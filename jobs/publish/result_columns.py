@@ -27,9 +27,7 @@ def with_known_key(job: Job, columns: Iterable[str]) -> Job:
     for name in job.key:
         if column_key(name) not in there:
             has = ", ".join(there.values()) or "none"
-            raise ConfigError(
-                f"{job.source.file}:{job.source.line}: key", f"the result has no column {name!r}; it has {has}"
-            )
+            raise ConfigError(f"{job.source.place}: key", f"the result has no column {name!r}; it has {has}")
     return replace(job, key=tuple(there[column_key(name)] for name in job.key))
 
 
@@ -39,4 +37,4 @@ def check_own(job: Job, columns: Iterable[str], taken: Iterable[str]) -> None:
     for name in taken:
         if (found := own.get(column_key(name))) is not None:
             problem = f"a result of mode {job.mode} cannot have a column {found!r} of its own: {name} says which run"
-            raise ConfigError(f"job {job.name}", problem)
+            raise ConfigError(f"{job.source.place}: {job.name}", problem)

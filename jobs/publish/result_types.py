@@ -54,4 +54,4 @@ def _check_needless(job: Job, column: str) -> None:
 
 
 def _where(job: Job) -> str:
-    return f"{job.source.file}:{job.source.line}: {job.name}"
+    return f"{job.source.place}: {job.name}"

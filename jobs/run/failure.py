@@ -27,13 +27,15 @@ def failure_of(error: BaseException, job: Job) -> Failure:
     if isinstance(error, ChecksFailed):
         found = tuple(CheckFailure(name, count, tuple(sample)) for name, count, sample in error.failures)
         return Failure("checks", str(error), checks=found)
-    if isinstance(error, (ConfigError, QueryRejected)):
+    where = f"job {job.name} failed ({job.engine})\n{job.source.place}"
+    if isinstance(error, ConfigError):
         return Failure("wrong", str(error))
+    if isinstance(error, QueryRejected):
+        return Failure("wrong", f"{where}: {error}")
     if isinstance(error, MemoryError):
         return memory.out_of_memory("an allocation was refused", job.limits.memory_bytes, retry=False)
     if isinstance(error, JobFailed):
         return Failure("failed", str(error), retry=error.retryable)
-    where = f"job {job.name} failed ({job.engine})\n{job.source.file}:{job.source.line}"
     if isinstance(error, (EaglerayError, OSError)):
         return Failure("failed", f"{where}: {error}", retry=True)
     frames = "".join(traceback.format_tb(error.__traceback__)[-_SHOWN:])

@@ -98,10 +98,46 @@ g';
     assert [tuple(row.values()) for row in found] == [expected]
 
 
+DEFAULTS = """CREATE MACRO tax(amount, rate := 0.19) AS amount * rate;
+CREATE FUNCTION joined(a := 'x, (y', b := upper('z)')) AS a || b;
+CREATE MACRO above(low := 2) AS TABLE SELECT n FROM range(5) t(n) WHERE n >= low;
+"""
+
+
+def test_arguments_by_default_and_by_name_are_duckdbs(tmp_path: Path) -> None:
+    calls = ["tax(100)", "tax(100, 0.07)", "tax(100, rate := 0.07)", "tax(rate => 2, amount := tax(10, rate := 3))"]
+    calls += [
+        "joined()",
+        "joined('p')",
+        "joined(b := 'q')",
+        "(SELECT sum(n) FROM above())",
+        "(SELECT sum(n) FROM above(low := 4))",
+    ]
+    select = "SELECT " + ", ".join(f"{call} AS c{at}" for at, call in enumerate(calls))
+    job = job_of(tmp_path, {"_m.sql": DEFAULTS, "a.sql": sql_file(select, include="_m.sql")})
+    (found,) = produce(make_lake(tmp_path / "lake").config, job, tmp_path).to_pylist()
+    with duckdb.connect() as plain:
+        plain.execute(DEFAULTS)
+        assert plain.execute(select).fetchall() == [tuple(found.values())]
+
+
+def test_a_comment_ends_where_duckdb_ends_it(tmp_path: Path) -> None:
+    macros = "CREATE MACRO pair(x) AS [x, -- the first\r x + 1\n];\r-- of all\rCREATE MACRO one() AS 1;"
+    select = "SELECT pair(1) AS a, -- here\r one()\xa0AS\u3000b,\u200b$date\ufeffAS d, $date AS \u2028e"
+    job = job_of(tmp_path, {"_m.sql": macros, "a.sql": sql_file(select, include="_m.sql")})
+    (found,) = produce(make_lake(tmp_path / "lake").config, job, tmp_path).to_pylist()
+    assert found == {"a": [1, 2], "b": 1, "d": DAY.day, "\u2028e": DAY.day}
+
+
 @pytest.mark.parametrize(
     ("macros", "call", "problem"),
     [
-        (MACROS, "net(1)", r"the macro net takes 2 \(amount, rate\) arguments, found 1"),
+        (MACROS, "net(1)", r"the macro net\(amount, rate\) is called without rate"),
+        (MACROS, "net(1, 2, 3)", r"the macro net\(amount, rate\) takes at most 2 arguments, found 3"),
+        (DEFAULTS, "tax()", r"the macro tax\(amount, rate := 0.19\) is called without amount"),
+        (DEFAULTS, "tax(1, other := 2)", r"the macro tax\(amount, rate := 0.19\) has no parameter other"),
+        (DEFAULTS, "tax(1, amount := 2)", r"the macro tax\(amount, rate := 0.19\) is given amount twice"),
+        ("CREATE MACRO r(x DECIMAL(5, 2)) AS x", "r(1)", r"r has a parameter 'x DECIMAL\(5, 2\)'; expected a name, or"),
         ("CREATE MACRO r(x) AS r(x)", "r(1)", "call one another without end"),
         ("DROP TABLE x", "1", "expected CREATE MACRO name"),
         (MACROS, "nope(1)", "the function nope is unknown"),

@@ -200,6 +200,28 @@ def test_result_with_more_columns_widens_the_table(tmp_path: Path) -> None:
         run(lake, job, pa.table({"k": [1]}), "r3")
 
 
+def test_what_does_not_fit_the_table_names_the_jobs_file(tmp_path: Path) -> None:
+    lake, job = open_lake(tmp_path), make_job("full")
+    for wrong in (
+        replace(job, partition_by=("day(time)", "hour(time)"), mode="append"),  # Iceberg has only one of them
+        replace(job, partition_by=("day(k)",)),
+        replace(job, sort_by=("nope",)),
+        replace(job, key=("nope",), mode="merge"),
+        replace(job, mode="append", source=replace(job.source, line=7)),
+    ):
+        result = rows((D, "a", 1)).append_column("time", pa.array([0], pa.timestamp("us", "UTC")))
+        if wrong.source.line == 7:
+            result = result.append_column("_run", pa.array(["x"]))
+        with pytest.raises(ConfigError) as error:
+            run(lake, wrong, result)
+        assert error.value.where.startswith(f"jobs/daily.sql:{wrong.source.line}")
+    run(lake, job, rows((D, "a", 1)))
+    with pytest.raises(
+        ConfigError, match=r"^jobs/daily\.sql:1: a job's output: table reports\.daily: column k is string"
+    ):
+        run(lake, make_job("merge", key=("k",)), pa.table({"k": [1]}), "r2")
+
+
 def test_failure_in_the_midst_of_the_rows_leaves_no_file_and_no_table(tmp_path: Path) -> None:
     def broken():  # type: ignore[no-untyped-def]
         yield from rows((D, "a", 1)).to_batches()

@@ -94,9 +94,14 @@ def test_what_is_no_time_is_rejected_with_what_was_expected(tmp_path: Path) -> N
     zoned = stream_of(tmp_path, TEXT, time_zone="UTC")
     assert time_of(zoned, "05.01.2026")[0] == "time: t: not a date and time"
     number = stream_of(tmp_path, TEXT, time_unit="s")
-    assert time_of(number, AT, "1e9") == ["time: t: not a number of s"] * 2
+    assert time_of(number, AT, "1e9") == ["time: t: not a number of seconds since 1970"] * 2
     either = stream_of(tmp_path, EITHER, time_unit="auto")
-    assert time_of(either, "soon", None)[0].startswith("time: t: not an RFC 3339 date-time or a number")
+    assert time_of(either, "soon", None)[0].startswith(
+        "time: t: not an RFC 3339 date-time or a number since 1970 in s, "
+    )
+    whole = stream_of(tmp_path, {"type": "integer"}, time_unit="auto")
+    (found,) = time_of(whole, 1767607200.5)
+    assert found.startswith("schema: ") or found.startswith("time: t: not a whole number since 1970 in s, ms, us or ns")
     assert [why.partition(":")[0] for why in time_of(either, 1e30, -1e30)] == ["future", "time"]
 
 
