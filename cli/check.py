@@ -34,16 +34,27 @@ def check(
 
     lake = open_snapshots(config)
     found = table_changes(lake, streams)
+    partitions = _partitions(config)
     if changes:
-        lines = [line for change in found for line in said(change)]
+        lines = [] if partitions is None else [f"log.partitions: refused: {partitions}"]
+        lines += [line for change in found for line in said(change)]
         if lake.names():
             lines += [*window_changes(config, streams), *left_behind(lake, config)]
         print("\n".join(lines) if lines else "nothing changes")
+    if partitions is not None:
+        raise ConfigError("log.partitions", partitions)
     for change in found:
         change.check(str(config.file))
     if not changes:
         windows = sum(len(stream.windows) for stream in streams.values())
         print(f"{config.file}: {len(streams)} streams, {windows} windows, {jobs} jobs: ok")
+
+
+def _partitions(config: Config) -> str | None:
+    """Why the log cannot have the number of partitions that the file says."""
+    from eagleray.cluster.log.embedded import partitions_problem
+
+    return partitions_problem(config.log_dir, config.log.partitions) if config.log.backend == "embedded" else None
 
 
 def _project(config: Config) -> tuple[Mapping[str, Stream], int]:

@@ -53,6 +53,8 @@ class EmbeddedLog:
         self._files_mutex = threading.Lock()
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            if not (directory / META).exists() and (problem := _held_beyond(directory, partitions, self._clock)):
+                raise ConfigError("log.partitions", problem)
             _fix_partitions(directory / META, partitions)
         except OSError as error:
             raise LogUnavailable(f"{directory}: {error}") from error
@@ -208,17 +210,46 @@ class EmbeddedLog:
                 file.checkpoint()
 
 
+def partitions_problem(directory: Path, partitions: int) -> str | None:
+    """What keeps the log in `directory` from having so many partitions. Writes nothing; raises ConfigError, OSError."""
+    meta = directory / META
+    if not meta.exists():
+        return None
+    try:
+        found = dict(json.loads(meta.read_text()))
+        version, made = found["version"], found["partitions"]
+    except (ValueError, TypeError, KeyError) as error:
+        problem = f"is damaged ({error}); restore it from a backup (`eagleray restore`)"
+        raise ConfigError(str(meta), problem) from error
+    if version != FORMAT:
+        raise ConfigError(str(meta), f"log format {version!r} is not one this version can read")
+    if made == partitions:
+        return None
+    problem = f"the log in {directory} was made with {made} partitions, not {partitions}"
+    return f"{problem}; keep the number, or use another data_dir"
+
+
 def _fix_partitions(meta: Path, partitions: int) -> None:
     """The first one to come writes the number of partitions; everyone else must agree with it."""
     if not meta.exists():
         write_once(meta, json.dumps({"version": FORMAT, "partitions": partitions}))
-    try:
-        found = dict(json.loads(meta.read_text()))
-    except (ValueError, TypeError) as error:
-        problem = f"is damaged ({error}); restore it from a backup (`eagleray restore`)"
-        raise ConfigError(str(meta), problem) from error
-    if found.get("version") != FORMAT:
-        raise ConfigError(str(meta), f"log format {found.get('version')!r} is not one this version can read")
-    if found["partitions"] != partitions:
-        problem = f"the log in {meta.parent} was made with {found['partitions']} partitions, not {partitions}"
-        raise ConfigError("log.partitions", f"{problem}; keep the number, or use another data_dir")
+    if problem := partitions_problem(meta.parent, partitions):
+        raise ConfigError("log.partitions", problem)
+
+
+def _held_beyond(directory: Path, partitions: int, clock: IngestClock) -> str | None:
+    """Where the file that says the number is lost: what records of partitions that nobody would read say of it."""
+    for path in sorted(directory.glob(f"*/{RECORDS}")):
+        file = StreamFile(path, f"log {path.parent.name}", clock, 5.0)
+        try:
+            held = file.partitions()
+        except LogCorrupt:
+            continue  # nobody can read it, which is said elsewhere
+        finally:
+            file.close()
+        if held > partitions:
+            return (
+                f"{path} holds records of {held} partitions or more, and {directory / META}, which said how many, is"
+                f" gone: expected the number that the log was made with, not {partitions}"
+            )
+    return None

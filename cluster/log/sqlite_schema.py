@@ -159,6 +159,14 @@ def bounds(connection: sqlite3.Connection, partition: int) -> Bounds:
     return Bounds(_offset(first), last - key(partition, 0))
 
 
+def partitions(connection: sqlite3.Connection) -> int:
+    """One more than the greatest partition that was ever written."""
+    last, trimmed = connection.execute(
+        "SELECT (SELECT max(key) FROM records), (SELECT max(partition) FROM trimmed)"
+    ).fetchone()
+    return 1 + max(-1 if last is None else last >> OFFSET_BITS, -1 if trimmed is None else trimmed)
+
+
 def ingested_at_us(connection: sqlite3.Connection, partition: int, offset: int) -> int:
     """When a record was ingested; before all times if it is not there."""
     row = connection.execute("SELECT ingested_at_us FROM records WHERE key = ?", (key(partition, offset),)).fetchone()

@@ -395,6 +395,11 @@ class StreamFile:
         with self._reading() as reader:
             return database.bounds(reader, partition)
 
+    def partitions(self) -> int:
+        """One more than the greatest partition that was ever written."""
+        with self._reading() as reader:
+            return database.partitions(reader)
+
     def copy_to(self, target: Path) -> None:
         """Copy all partitions as they are at one instant, while others append. Raises LogCorrupt, LogUnavailable."""
         with self._reading() as reader:
