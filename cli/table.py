@@ -21,6 +21,7 @@ from eagleray.cluster.near_names import instead
 from eagleray.cluster.project_lock import project_lock
 
 if TYPE_CHECKING:  # loaded when a command runs
+    from eagleray.cluster.events.field_path import FieldPath
     from eagleray.cluster.lake.lake import Lake, Retyped
     from eagleray.cluster.lake.stream_tables import TableSpec
 
@@ -67,6 +68,7 @@ def alter(
     except ValueError as error:
         raise ConfigError(f"table {table}", str(error)) from None
     with _unwritten(config, lake, table):
+        _check_stored(config, lake, table, named)
         if types:
             done = lake.retype(table, wanted, _pairs("--keep", keep), lose=lose)
             _say(table, done) if done else print(f"{table}: no file has to be written anew")
@@ -218,6 +220,26 @@ def _check_name(name: str) -> None:
     parts = name.split(".")
     if len(parts) != 2 or not all(re.fullmatch(NAME, part) for part in parts) or parts[0] in SQL_NAMES:
         raise ConfigError("NAME", f"{name!r} is no name of a table; expected NAMESPACE.TABLE of a-z, 0-9 and _")
+
+
+def _check_stored(config: Config, lake: Lake, table: str, renames: Mapping[FieldPath, str]) -> None:
+    """Events in the log have the old name: those that are not stored yet would not be as their neighbours are."""
+    from eagleray.cluster.column_names import column_key
+    from eagleray.cluster.continuity import waiting
+    from eagleray.cluster.log.backends import open_log
+
+    stream, _, last = table.partition(".")
+    if last != "events" or not _owned(config, table):
+        return
+    if all(column_key(path.names[-1]) == column_key(name) for path, name in renames.items()):
+        return  # the log's columns are found however they are written
+    with closing(open_log(config)) as log:
+        events = waiting(log, stream, lake.progress(table))
+    if events:
+        problem = f"{events:,} acked events in the log are not stored yet, and have the old name"
+        raise ConfigError(
+            f"table {table}", f"{problem}: run `eagleray up` with the old schema, stop it, and run this again"
+        )
 
 
 @contextmanager

@@ -171,12 +171,17 @@ def left_behind(config: Config, lake: Lake, log: EventLog) -> list[Left]:
         if lineage.PROPERTY not in properties:
             continue
         try:
-            events = sum(_waiting(log, name, p, decode(properties)) for p in range(log.partitions))
+            events = waiting(log, name, decode(properties))
         except LogCorrupt:
             continue  # it is not served, and `recover` says what is wrong with it
         if events:
             found.append(Left(name, where(config, name), events))
     return found
+
+
+def waiting(log: EventLog, stream: str, progress: Mapping[str, int]) -> int:
+    """Acked events beyond what a table with this `progress` has read; raises LogUnavailable, LogCorrupt."""
+    return sum(_waiting(log, stream, partition, progress) for partition in range(log.partitions))
 
 
 def _waiting(log: EventLog, stream: str, partition: int, progress: Mapping[str, int]) -> int:

@@ -32,6 +32,7 @@ from eagleray.cluster.log.reader import PartitionReader
 from eagleray.cluster.log.record import encode_batch
 
 SECOND = 1_000_000
+DAY_US = 86_400 * SECOND
 DAY = "2015-09-12"
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -53,7 +54,7 @@ def us(text: str) -> int:
 
 
 class WindowRig:
-    """One stream with `partitions`; `settings` are the stream's."""
+    """One stream with `partitions`; `settings` are the stream's. `t` or `t2`, whichever is no time, is a day off."""
 
     def __init__(self, directory: Path, partitions: int = 1, **settings: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -97,8 +98,14 @@ class WindowRig:
 
     def append(self, partition: int, events: Sequence[tuple[int, str, Any]]) -> None:
         """One record of (time, k, v)."""
+        kind = self.stream.events.arrow.field("t").type
+        texts = [iso(t).removesuffix("Z") for t, *_ in events]
+        other = "t" if self.stream.time.names == ("t2",) else "t2"
         columns = {
-            "t": pa.array([t for t, *_ in events], pa.int64()).cast(self.stream.events.arrow.field("t").type),
+            self.stream.time.names[0]: pa.array(texts)
+            if kind == pa.string()
+            else pa.array([t for t, *_ in events], pa.int64()).cast(kind),
+            other: pa.array([t - DAY_US for t, *_ in events], pa.int64()).cast(pa.timestamp("us", "UTC")),
             "k": [k for _, k, _ in events],
             "g": [f"g{t % 3}" for t, *_ in events],
             "v": [v for *_, v in events],

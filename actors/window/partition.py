@@ -41,7 +41,7 @@ from eagleray.cluster.seen_ids import SeenIds
 from eagleray.cluster.state.protocol import State
 from eagleray.cluster.telemetry import tracing
 from eagleray.cluster.windowing.era import Era
-from eagleray.cluster.windowing.event_columns import Batch, lenient_cast, retyped_paths
+from eagleray.cluster.windowing.event_columns import Batch, lenient_cast, read_fields, retyped_paths
 from eagleray.cluster.windowing.watermark import NEVER, Int64, bounded_times, watermarks
 
 logger = logging.getLogger(__name__)
@@ -369,10 +369,11 @@ def _conformed(events: pa.Table, wanted: pa.Schema) -> pa.Table:
 
 def _read_schema(history: StreamHistory, stream: Stream) -> pa.Schema:
     """The columns of the log that windows need: as they are now, or as they were last where the schema lost them."""
-    needed = {f.name: f for era in history.eras for f in (*era.definition.fields, *era.definition.filtered)}
+    definitions = [schema for era in history.eras for schema in (era.definition.fields, era.definition.filtered)]
     now = stream.log_schema
-    known = [field for field in now if field.name == TIME or field.name in needed]
-    return pa.schema([*known, *(field for name, field in needed.items() if name not in now.names)])
+    found = {field.name: field for field in read_fields(now, *definitions)}
+    known = [found.pop(field.name, field) for field in now if field.name == TIME or field.name in found]
+    return pa.schema([*known, *found.values()])
 
 
 class WatermarkTimes:

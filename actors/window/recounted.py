@@ -82,7 +82,7 @@ class StateOfTables:
         if partition in waiting:
             raise TablesBehind(waiting[partition])
         eras = [(era, closed.get(name, NEVER)) for name, eras in history.live(closed).items() for era in eras]
-        open_ = open_windows(stream, eras, events, late, upto, self._beat)
+        open_ = open_windows(stream, eras, events, late, upto, history.times, self._beat)
         logger.warning(
             "%s: neither saved state nor log reach back: counted %d windows of partitions %s again, in %.1f s",
             *(stream.name, len(eras), ", ".join(map(str, sorted(upto))), time.monotonic() - began),

@@ -316,7 +316,7 @@ class WindowWorker:
             closed = close(_layout(era), mine, era.allowed_lateness_us, after, upto)
             if closed.overflows:
                 self._count(sample("window_overflows_total", stream=stream, window=window), closed.overflows)
-            files += self.lake.write(table, closed.rows) if closed.rows.num_rows else []
+            files += self.lake.write(table, self.lake.named_now(table, closed.rows)) if closed.rows.num_rows else []
             rows += closed.rows.num_rows
             still_open[era.key] = closed.still_open
         self.settle(stream, window, ends_closed, still_open)

@@ -6,14 +6,18 @@ and numbers are times is `time_text`'s to say; here stands what the stream's set
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from eagleray.cluster.events.field_path import FieldPath
 from eagleray.cluster.events.instants import INSTANT, MAX_US, MIN_US, instant_text, instant_us, instants
-from eagleray.cluster.events.stream import Stream, field_of
+from eagleray.cluster.events.stream import Stream, field_of, text_kind
 from eagleray.cluster.events.time_text import UNIT_US, TextRule, counted, of_numbers
 
 BEYOND_ALL = object()
@@ -23,17 +27,49 @@ ARRIVAL = object()
 _DECODE = msgspec.json.Decoder().decode
 
 
+@dataclass(frozen=True)
+class TimeRule:
+    """Where events say when they happened, and how: what a stream's settings were when the events were acked."""
+
+    path: FieldPath
+    unit: str | None
+    zone: str | None
+    field: pa.Field = field(compare=False)  # the column, or the field within it, as it was last
+
+    @classmethod
+    def of(cls, stream: Stream) -> TimeRule:
+        """What the configuration says."""
+        config = stream.config
+        return cls(stream.time, config.time_unit, config.time_zone, field_of(stream.events.arrow, stream.time))
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON."""
+        kind = base64.b64encode(pa.schema([self.field]).serialize().to_pybytes()).decode()
+        return {"field": self.path.text, "unit": self.unit, "zone": self.zone, "type": kind}
+
+    @classmethod
+    def decode(cls, found: Mapping[str, Any], stream: Stream) -> TimeRule:
+        """The reverse of `encode`; where `stream` still has the field, it is as it is now."""
+        path = FieldPath.parse(found["field"])
+        try:
+            now = field_of(stream.events.arrow, path)
+        except (KeyError, AttributeError, ValueError):
+            now = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(found["type"]))).field(0)
+        return cls(path, found["unit"], found["zone"], now)
+
+
 class EventTime:
     """Reads the event time of one stream's events."""
 
-    def __init__(self, stream: Stream) -> None:
-        """The stream's `time`, `time_unit`, `time_zone` and `time_missing` say where and how."""
-        self._path = stream.time
-        self._unit = stream.config.time_unit
+    def __init__(self, stream: Stream, rule: TimeRule | None = None) -> None:
+        """`rule`: the stream's of before; by default its `time`, `time_unit` and `time_zone` of now."""
+        rule = rule or TimeRule.of(stream)
+        self._path = rule.path
+        self._unit = rule.unit
         self._arrives = stream.config.time_missing == "arrival"
-        self._texts = TextRule(self._unit, stream.config.time_zone)
-        self._free = stream.time_is_text
-        self._whole = pa.types.is_integer(field_of(stream.events.arrow, stream.time).type)
+        self._texts = TextRule(self._unit, rule.zone)
+        self._free = text_kind(rule.field)
+        self._whole = pa.types.is_integer(rule.field.type)
 
     def of(self, event: dict[str, Any]) -> int | str | object:
         """Microseconds of one parsed event; text that says why there are none; BEYOND_ALL, or ARRIVAL."""

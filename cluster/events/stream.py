@@ -51,10 +51,7 @@ class Stream:
     @property
     def time_is_text(self) -> Literal["text", "json"] | None:
         """Whether the time field's column is text, which the schema does not hold to be a time, or JSON text."""
-        found = field_of(self.events.arrow, self.time)
-        if not pa.types.is_string(found.type):
-            return None
-        return "json" if JSON_METADATA.items() <= (found.metadata or {}).items() else "text"
+        return text_kind(field_of(self.events.arrow, self.time))
 
     @property
     def log_schema(self) -> pa.Schema:
@@ -80,6 +77,13 @@ def _path(where: str, text: str, schema: pa.Schema, *types: str) -> FieldPath:
     if kind not in types:
         raise ConfigError(where, f"{path.column} is {found}; expected {' or '.join(types)}")
     return path
+
+
+def text_kind(field: pa.Field) -> Literal["text", "json"] | None:
+    """Whether a column is text, JSON text, or neither."""
+    if not pa.types.is_string(field.type):
+        return None
+    return "json" if JSON_METADATA.items() <= (field.metadata or {}).items() else "text"
 
 
 def field_of(schema: pa.Schema, path: FieldPath) -> pa.Field:

@@ -286,6 +286,15 @@ class Lake:
             writer = self._writers[table] = self._new_writer(table)
         return writer.write(rows)
 
+    def named_now(self, table: str, rows: pa.Table) -> pa.Table:
+        """`rows` under the names that their columns have in `table` by now; without those that it has no longer."""
+        pinned = self.pin(table)
+        called = {name: pinned.called(name) for name in rows.column_names}
+        if all(name == now for name, now in called.items()):
+            return rows
+        kept = {now: name for name, now in called.items() if now is not None}
+        return rows.select(list(kept.values())).rename_columns(list(kept))
+
     def _new_writer(self, table: str) -> FileWriter:
         return FileWriter(self.load(table), self.config.lake.file_bytes_max, self._writer, self._numbers)
 

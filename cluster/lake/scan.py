@@ -223,6 +223,15 @@ class Pinned:
             for one in sorted(self._table.metadata.snapshots, key=lambda one: one.sequence_number or 0)
         ]
 
+    def called(self, name: str) -> str | None:
+        """What the top-level column is called now that once was `name`; None where the table has it no longer."""
+        now = {column.field_id: column.name for column in self._schema.fields}
+        if name in now.values():
+            return name
+        before = sorted(self._table.metadata.schemas, key=lambda schema: schema.schema_id, reverse=True)
+        ids = (column.field_id for schema in before for column in schema.fields if column.name == name)
+        return next((now[number] for number in ids if number in now), None)
+
     def before_all(self) -> Pinned:
         """The table as it was before the first commit: with its columns, without rows."""
         return _Empty(self.name, self._table)

@@ -8,13 +8,14 @@ A window that left the configuration keeps its table, and its eras there say unt
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
-from eagleray.cluster.events.event_time import EventTime
+from eagleray.cluster.events.event_time import EventTime, TimeRule
 from eagleray.cluster.events.stream import TIME, Stream
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.progress import CLOSED, NEVER, watermark_key
@@ -25,6 +26,7 @@ from eagleray.cluster.windowing.changes import (
     StreamSettings,
     WatermarkSettings,
     difference,
+    other_changes,
     settings_of,
     watermark_changes,
 )
@@ -38,13 +40,16 @@ from eagleray.cluster.windowing.era import (
     live,
     present,
 )
-from eagleray.cluster.windowing.event_columns import extract
+from eagleray.cluster.windowing.watermark import FOREVER
 
 DEFINITIONS = "eagleray.definitions"
 """Property of a window's table: its eras (`windowing.era`)."""
 
 WATERMARKS = "eagleray.watermarks"
-"""Property of `late`: the settings of watermarks, and from which record of each partition on they hold."""
+"""Property of `late`: the settings of time and watermarks, and from which record of each partition on they hold."""
+
+SETTINGS = "eagleray.settings"
+"""Property of `late`: other settings of the stream at its last start, so that it can be said what changed."""
 
 READ_BYTES = 8 << 20
 
@@ -55,6 +60,7 @@ class WatermarkEra:
 
     settings: WatermarkSettings
     at: Mapping[str, int]
+    time: TimeRule
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,12 @@ class StreamHistory:
 
     windows: Mapping[str, History]
     watermarks: tuple[WatermarkEra, ...]  # in log order; the first holds from the first record on
+
+    @property
+    def times(self) -> tuple[tuple[TimeRule, Mapping[str, int]], ...]:
+        """In log order, how events say when they happened, and from which record of each partition on."""
+        rules = [(era.time, era.at) for era in self.watermarks]
+        return (*rules[:1], *(new for old, new in pairwise(rules) if old[0] != new[0]))
 
     @property
     def eras(self) -> list[Era]:
@@ -84,7 +96,8 @@ def load_history(lake: Lake, stream: Stream) -> StreamHistory:
             windows[name] = decode_history(name, text)
         elif name in stream.windows:
             windows[name] = (Era(Definition.of(stream, name)),)
-    return StreamHistory(windows, _watermarks(lake, stream) or (WatermarkEra(settings_of(stream).watermark, {}),))
+    now = WatermarkEra(settings_of(stream).watermark, {}, TimeRule.of(stream))
+    return StreamHistory(windows, _watermarks(lake, stream) or (now,))
 
 
 def recorded_settings(lake: Lake, stream: Stream) -> StreamSettings | None:
@@ -94,7 +107,9 @@ def recorded_settings(lake: Lake, stream: Stream) -> StreamSettings | None:
         return None
     eras = {name: present(history) for name, history in load_history(lake, stream).windows.items()}
     return StreamSettings(
-        {name: era.definition for name, era in eras.items() if era is not None}, watermarks[-1].settings
+        {name: era.definition for name, era in eras.items() if era is not None},
+        watermarks[-1].settings,
+        json.loads(lake.properties(f"{stream.name}.late").get(SETTINGS, "{}")),
     )
 
 
@@ -107,9 +122,27 @@ def _removed(lake: Lake, stream: Stream) -> list[str]:
 def _watermarks(lake: Lake, stream: Stream) -> tuple[WatermarkEra, ...]:
     text = lake.properties(f"{stream.name}.late").get(WATERMARKS)
     return tuple(
-        WatermarkEra(WatermarkSettings(one["max_out_of_orderness"], one["clock_slack"]), one["at"])
+        WatermarkEra(
+            WatermarkSettings(one["max_out_of_orderness"], one["clock_slack"]),
+            one["at"],
+            # before times were written down they did not change
+            TimeRule.decode(one["time"], stream) if "time" in one else TimeRule.of(stream),
+        )
         for one in json.loads(text or "[]")
     )
+
+
+def _encoded(eras: Iterable[WatermarkEra]) -> str:
+    found = [
+        {
+            "max_out_of_orderness": era.settings.max_out_of_orderness_us,
+            "clock_slack": era.settings.clock_slack_us,
+            "at": dict(era.at),
+            "time": era.time.encode(),
+        }
+        for era in eras
+    ]
+    return json.dumps(found, separators=(",", ":"))
 
 
 # ── recording ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +173,7 @@ class _Recorder:
         changes = []
         for name in sorted([*stream.windows, *_removed(self._lake, stream)]):
             changes += self._window(name, wanted.windows.get(name))
-        return [*changes, *self._watermark(wanted.watermark)]
+        return [*changes, *self._settings(wanted)]
 
     def _window(self, name: str, wanted: Definition | None) -> list[Change]:
         table = f"{self._stream.name}.{name}"
@@ -161,23 +194,20 @@ class _Recorder:
         edge_us = after[-1].from_us if wanted is not None else after[-1].until_us if after else NEVER
         return [Change(f"streams.{self._stream.name}.windows.{name}", what, "next window", edge_us)]
 
-    def _watermark(self, wanted: WatermarkSettings) -> list[Change]:
-        table = f"{self._stream.name}.late"
-        known = _watermarks(self._lake, self._stream)
-        if known and known[-1].settings == wanted:
-            return []
-        before = known[-1].settings if known else wanted
-        eras = [*known, WatermarkEra(wanted, self._at if known else {})]
-        text = [
-            {
-                "max_out_of_orderness": era.settings.max_out_of_orderness_us,
-                "clock_slack": era.settings.clock_slack_us,
-                "at": dict(era.at),
-            }
-            for era in eras
-        ]
-        self._lake.set_properties(table, {WATERMARKS: json.dumps(text, separators=(",", ":"))})
-        return watermark_changes(self._stream.name, before, wanted)
+    def _settings(self, wanted: StreamSettings) -> list[Change]:
+        """One commit for all: what holds for which records, and what was said of it."""
+        name = self._stream.name
+        properties = self._lake.properties(f"{name}.late")
+        known, time = _watermarks(self._lake, self._stream), TimeRule.of(self._stream)
+        last = known[-1] if known else WatermarkEra(wanted.watermark, {}, time)
+        eras = known or (last,)
+        if (last.settings, last.time) != (wanted.watermark, time):
+            eras = (*known, WatermarkEra(wanted.watermark, self._at, time))
+        said = json.loads(properties.get(SETTINGS, "{}"))
+        new = {WATERMARKS: _encoded(eras), SETTINGS: json.dumps(wanted.others, separators=(",", ":"))}
+        if any(properties.get(key) != text for key, text in new.items()):
+            self._lake.set_properties(f"{name}.late", new)
+        return [*watermark_changes(name, last.settings, wanted.watermark), *other_changes(name, said, wanted.others)]
 
     def _newest(self) -> int | None:
         """The time of the newest event in any partition, in tables or log; None where there never was one."""
@@ -187,27 +217,29 @@ class _Recorder:
         return self._newest_us
 
     def _in_tables(self) -> list[int]:
-        stream = self._stream
-        events = self._lake.pin(f"{stream.name}.events")
-        found = []
+        stream, lake = self._stream, self._lake
+        # Rows may have been deleted; what a watermark has passed was seen.
+        late = lake.progress(f"{stream.name}.late")
+        marks = [late[key] for p in range(self._log.partitions) if (key := watermark_key(p)) in late]
+        marks += [lake.progress(f"{stream.name}.{window}").get(CLOSED, NEVER) for window in stream.windows]
+        marks = [mark for mark in marks if mark > NEVER]
+        return [*marks, *self._in_events(max(marks, default=NEVER))]
+
+    def _in_events(self, beyond_us: int) -> list[int]:
+        """The newest time in `events`, if it is beyond `beyond_us`."""
+        stream, events = self._stream, self._lake.pin(f"{self._stream.name}.events")
+        times = load_history(self._lake, stream).times
         name = stream.time.names[0]
         ordered = not pa.types.is_string(stream.events.arrow.field(name).type) and stream.config.time_unit != "auto"
-        if len(stream.time.names) == 1 and ordered:
+        if len(times) == 1 and times[0][0] == TimeRule.of(stream) and len(stream.time.names) == 1 and ordered:
             bound = events.upper_bound(name)
-            if bound is not None:
-                newest = pa.array([bound]).cast(stream.events.arrow.field(name).type)
-                found.append(int(EventTime(stream).column(newest)[0][0]))
-        else:  # text and numbers of several units have no order that statistics could tell
-            times = EventTime(stream)
-            for batch in events.plan().batches([name]):
-                values, bad = times.column(extract(pa.Table.from_batches([batch]), stream.time))
-                values = values if bad is None else values[~bad]
-                found += [int(values.max())] if len(values) else []
-        # Rows may have been deleted; what a watermark has passed was seen.
-        late = self._lake.progress(f"{stream.name}.late")
-        marks = [late[key] for p in range(self._log.partitions) if (key := watermark_key(p)) in late]
-        marks += [self._lake.progress(f"{stream.name}.{window}").get(CLOSED, NEVER) for window in stream.windows]
-        return [*found, *(mark for mark in marks if mark > NEVER)]
+            newest = pa.array([] if bound is None else [bound]).cast(stream.events.arrow.field(name).type)
+            return [int(at) for at in EventTime(stream).column(newest)[0]]
+        # Text and numbers of several units have no order that statistics could tell, nor have columns a rule.
+        from eagleray.cluster.windowing.recount import EventScan  # and with it DuckDB
+
+        scan = EventScan(stream, events, times)
+        return [int(rows.column(TIME).to_numpy().max()) for rows in scan.between((), beyond_us, FOREVER)]
 
     def _in_log(self) -> list[int]:
         """The newest time of what is not in `events` yet, by partition."""

@@ -131,8 +131,9 @@ def _read(written: pa.Schema, message: bytes, records: Sequence[_Parts], names: 
 def _needed(written: pa.Schema, schema: pa.Schema) -> list[str]:
     """The columns of a record that `schema` asks for; all but the log's own where the rest is kept."""
     there = {column_key(name): name for name in written.names}
-    asked = [there.pop(key) for name in schema.names if (key := column_key(name)) in there]
-    return [*asked, *(name for name in there.values() if EXTRA in schema.names and name not in _OWN)]
+    asked = {key: there[key] for name in schema.names if (key := column_key(name)) in there}
+    beyond = (name for key, name in there.items() if key not in asked and name not in _OWN)
+    return [*asked.values(), *(beyond if EXTRA in schema.names else ())]
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -143,13 +144,15 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns: dict[str, pa.Array] = {}
     rests: dict[str, Rest] = {}
     for field in schema:
-        found = there.pop(column_key(field.name), None)
+        found = there.get(column_key(field.name))  # two columns may have been one, before it was renamed by case
         if found is None:
             columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
         made = retype(_whole(table.column(found.name)), found, field)
         columns[field.name], rests[found.name] = made.array, made.rest
     if EXTRA in columns:
+        for name in schema.names:
+            there.pop(column_key(name), None)
         rests |= {name: unheld(_whole(table.column(name)), field) for name, field in _beyond(there)}
         columns[EXTRA] = with_rest(columns[EXTRA], rests)
     return pa.table(list(columns.values()), schema=schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eagleray.cluster.clock import iso
 from eagleray.cluster.quantities import format_duration
@@ -18,9 +18,14 @@ from eagleray.cluster.windowing.watermark import NEVER
 if TYPE_CHECKING:
     from eagleray.cluster.events.stream import Stream
 
-How = Literal["next window", "next event"]
+How = Literal["next window", "next event", "start"]
 """From when a change counts. `next window`: from the first edge of the new windows (sessions: full second) after the
-newest event seen, in event time; windows before are finished as they began. `next event`: from the next event on."""
+newest event seen, in event time; windows before are finished as they began. `next event`: from the next event on.
+`start`: from the start on, for whatever waits."""
+
+_DURATIONS = ("dedup_horizon", "max_future", "idle_timeout")
+SETTINGS = ("time", "time_unit", "time_zone", "time_missing", "id", "key", *_DURATIONS)
+"""Settings of a stream besides, whose changes count from the next event or, of `idle_timeout`, from the start on."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class StreamSettings:
 
     windows: Mapping[str, Definition]
     watermark: WatermarkSettings
+    others: Mapping[str, Any]  # `SETTINGS`; what is not known is not there
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Change:
         """One line."""
         if self.how == "next event":
             return f"{self.key}: {self.what}; counts from the next event on"
+        if self.how == "start":
+            return f"{self.key}: {self.what}; counts from the start on"
         if self.from_us is None:
             since = "from the first edge after the newest event"
         else:
@@ -68,20 +76,19 @@ def settings_of(stream: Stream) -> StreamSettings:
     return StreamSettings(
         {name: Definition.of(stream, name) for name in stream.windows},
         WatermarkSettings(config.max_out_of_orderness, config.clock_slack),
+        {name: getattr(config, name) for name in SETTINGS},
     )
 
 
 def compare(stream: str, before: StreamSettings, after: StreamSettings) -> list[Change]:
-    """What would be applied if `after` took the place of `before`, in the order of names. Nothing here is ever refused.
-
-    A key that is not there is no change: partitions by key, ids and `idle_timeout` do not change what windows count.
-    """
+    """What would be applied if `after` took the place of `before`, in the order of names; nothing of it is refused."""
     changes = []
     for name in sorted(before.windows.keys() | after.windows.keys()):
         what = difference(before.windows.get(name), after.windows.get(name))
         if what:
             changes.append(Change(f"streams.{stream}.windows.{name}", what, "next window"))
-    return [*changes, *watermark_changes(stream, before.watermark, after.watermark)]
+    changes += watermark_changes(stream, before.watermark, after.watermark)
+    return [*changes, *other_changes(stream, before.others, after.others)]
 
 
 def watermark_changes(stream: str, before: WatermarkSettings, after: WatermarkSettings) -> list[Change]:
@@ -95,6 +102,25 @@ def watermark_changes(stream: str, before: WatermarkSettings, after: WatermarkSe
         for name, (old, new) in pairs.items()
         if old != new
     ]
+
+
+def other_changes(stream: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Those of `SETTINGS` that differ."""
+    return [
+        Change(
+            f"streams.{stream}.{name}",
+            f"{_setting(name, before[name])} → {_setting(name, after[name])}",
+            "start" if name == "idle_timeout" else "next event",
+        )
+        for name in SETTINGS
+        if name in before and before[name] != after[name]
+    ]
+
+
+def _setting(name: str, value: Any) -> str:
+    if value is None:
+        return "none"
+    return format_duration(value) if name in _DURATIONS else str(value)
 
 
 def difference(before: Definition | None, after: Definition | None) -> str:

@@ -40,6 +40,24 @@ def lenient_cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Ar
         return retype(found, pa.field("", found.type), pa.field("", kind)).array
 
 
+def read_fields(now: pa.Schema, *definitions: pa.Schema) -> list[pa.Field]:
+    """The top-level fields that `definitions` read: as they are `now`, and as they were where the schema lost them."""
+    present = {field.name: field for field in now}
+    found: dict[str, pa.Field] = {}
+    for field in (field for definition in reversed(definitions) for field in definition):
+        found[field.name] = _with_lost(found.get(field.name, present.get(field.name, field)), field)
+    return list(found.values())
+
+
+def _with_lost(now: pa.Field, was: pa.Field) -> pa.Field:
+    """`now`, with what structs of `was` have besides."""
+    if not (pa.types.is_struct(now.type) and pa.types.is_struct(was.type)):
+        return now
+    before = {field.name: field for field in was.type.fields}
+    kept = [_with_lost(field, before.pop(field.name, field)) for field in now.type.fields]
+    return now.with_type(pa.struct([*kept, *before.values()]))
+
+
 def retyped_paths(spec: WindowSpec, wanted: pa.Schema, found: pa.Schema) -> dict[FieldPath, pa.DataType]:
     """The fields that `spec` reads as another type than columns of `found` have, and that type, by `wanted`."""
     types: dict[FieldPath, pa.DataType] = {}

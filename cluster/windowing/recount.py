@@ -17,16 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eagleray.cluster.events.event_time import EventTime
+from eagleray.cluster.events.event_time import EventTime, TimeRule
 from eagleray.cluster.events.filter import Filter
 from eagleray.cluster.events.stream import TIME, Stream
 from eagleray.cluster.lake.predicate import EVERYTHING, All, Any, Compare, In, Predicate
 from eagleray.cluster.lake.scan import Pinned
+from eagleray.cluster.log.protocol import partition_key
 from eagleray.cluster.windowing.assign import panes, starts_within
 from eagleray.cluster.windowing.era import Era
-from eagleray.cluster.windowing.event_columns import Batch, extract, lenient_cast, retyped_paths
+from eagleray.cluster.windowing.event_columns import Batch, extract, lenient_cast, read_fields, retyped_paths
 from eagleray.cluster.windowing.merge import closing_times
-from eagleray.cluster.windowing.partial import A, B, Layout, times
+from eagleray.cluster.windowing.partial import A, B, Layout
+from eagleray.cluster.windowing.partial import times as times_of
 from eagleray.cluster.windowing.sessions import group_hashes, open_sessions, still_open
 from eagleray.cluster.windowing.watermark import FOREVER, NEVER, Int64
 
@@ -104,64 +106,107 @@ def _by_partition(rows: pa.Table) -> LateStarts:
     }
 
 
-class EventScan:
-    """Reads `events` of a stream, as it is pinned, by event time."""
+Times = Sequence[tuple[TimeRule, Mapping[str, int]]]
+"""In log order, how events say when they happened, and from which record of each partition (by progress key) on."""
 
-    def __init__(self, stream: Stream, events: Pinned, beat: Beat = _no_beat) -> None:
+
+class EventScan:
+    """Reads `events` of a stream, as it is pinned, by event time: each event's by the rule of its time."""
+
+    def __init__(self, stream: Stream, events: Pinned, times: Times, beat: Beat = _no_beat) -> None:
         """`beat` is called with every batch."""
-        self._stream, self._events, self._beat = stream, events, beat
-        self._time = EventTime(stream)
+        self._events, self._beat = events, beat
+        self._rules = [rule for rule, _ in times]
+        self._times = [EventTime(stream, rule) for rule in self._rules]
+        self._since = [at for _, at in times]
 
     def between(
         self, columns: Iterable[str], from_us: int, to_us: int, partitions: Iterable[int] | None = None
     ) -> Iterator[pa.Table]:
         """The events with a time in [from, to): these columns as the table has them, their time and their place.
 
-        With `partitions`, files that hold none of them are left out.
+        A column that the table has under another name by now has the old one here; one that it has no longer is left
+        out. With `partitions`, files that hold none of them are left out.
         """
         plan = self._events.plan(self._pruning(from_us, to_us, partitions))
         if not plan.files:
             return
-        time = self._stream.time.names[0]
-        present = {field.name: field for field in self._stream.events.arrow}[time]
-        for batch in plan.batches([*dict.fromkeys([*columns, time]), *_PLACE]):
+        asked = dict.fromkeys([*columns, *(rule.path.names[0] for rule in self._rules)])
+        called = {name: now for name in asked if (now := self._events.called(name)) is not None}
+        for batch in plan.batches([*dict.fromkeys(called.values()), *_PLACE]):
             self._beat()
-            rows = pa.Table.from_batches([batch])
-            timed = pa.table({time: lenient_cast(rows.column(time), present.type)})
-            at, bad = self._time.column(extract(timed, self._stream.time))
-            kept = (at >= from_us) & (at < to_us)
-            if bad is not None:
-                kept &= ~bad
+            arrays = {name: batch.column(now) for name, now in called.items()}
+            rows = pa.table(arrays | {name: batch.column(name) for name in _PLACE})
+            at, bad = self._at(rows)
+            kept = (at >= from_us) & (at < to_us) & ~bad
             found = rows.append_column(TIME, pa.array(at))
             found = found if kept.all() else found.filter(pa.array(kept))
             if found.num_rows:
                 yield found
 
+    def _at(self, rows: pa.Table) -> tuple[Int64, npt.NDArray[np.bool_]]:
+        """The time of each event (n,) in µs, and which have none."""
+        number = self._rule_numbers(rows)
+        at, bad = np.zeros(rows.num_rows, np.int64), np.ones(rows.num_rows, np.bool_)
+        for each in np.unique(number):
+            mine = number == each
+            found, wrong = self._by_rule(rows if mine.all() else rows.filter(pa.array(mine)), each)
+            at[mine], bad[mine] = found, wrong
+        return at, bad
+
+    def _rule_numbers(self, rows: pa.Table) -> Int64:
+        """Which rule (n,) was in force when each event was acked."""
+        if len(self._rules) == 1:
+            return np.zeros(rows.num_rows, np.int64)
+        partitions, offsets = (rows.column(name).to_numpy() for name in _PLACE[:2])
+        number = np.zeros(rows.num_rows, np.int64)
+        for partition in np.unique(partitions):
+            since = [at.get(partition_key(int(partition)), 0) for at in self._since]
+            mine = partitions == partition
+            number[mine] = np.searchsorted(since, offsets[mine], side="right") - 1
+        return np.maximum(number, 0)
+
+    def _by_rule(self, rows: pa.Table, number: int) -> tuple[Int64, npt.NDArray[np.bool_]]:
+        rule, none = self._rules[number], np.ones(rows.num_rows, np.bool_)
+        try:
+            column = extract(rows, rule.path)
+        except (KeyError, pa.ArrowInvalid):  # the table has it no longer
+            return np.zeros(rows.num_rows, np.int64), none
+        at, bad = self._times[number].column(lenient_cast(column, rule.field.type))
+        return at, ~none if bad is None else bad
+
     def _pruning(self, from_us: int, to_us: int, partitions: Iterable[int] | None) -> Predicate:
         limits: list[Predicate] = [] if partitions is None else [In("_partition", tuple(partitions))]
-        name = self._stream.time.names[0]
-        kind = self._stream.events.arrow.field(name).type
-        ordered = pa.types.is_timestamp(kind) or (pa.types.is_integer(kind) and self._time.has_one_unit)
-        if len(self._stream.time.names) == 1 and ordered:
-            # Bounds in the column's own unit, rounded so that they only ever take in more.
-            limits += [Compare(name, ">=", self._time.whole_units(from_us))] if from_us > -EVER_US else []
-            limits += [Compare(name, "<=", self._time.whole_units(to_us + 1))] if to_us < EVER_US else []
+        spans = [self._span(*each, from_us, to_us) for each in zip(self._rules, self._times, strict=True)]
+        known = [span for span in spans if span is not None]
+        if len(known) == len(spans):
+            limits.append(known[0] if len(known) == 1 else Any(tuple(known)))
+        return All(tuple(limits)) if limits else EVERYTHING
+
+    def _span(self, rule: TimeRule, time: EventTime, from_us: int, to_us: int) -> Predicate | None:
+        """What holds for all events with a time in [from, to), if the column of the time has an order."""
+        name = self._events.called(rule.path.names[0])
+        ordered = pa.types.is_timestamp(rule.field.type) or (pa.types.is_integer(rule.field.type) and time.has_one_unit)
+        if len(rule.path.names) > 1 or not ordered or name is None:
+            return None
+        # Bounds in the column's own unit, rounded so that they only ever take in more.
+        limits: list[Predicate] = []
+        limits += [Compare(name, ">=", time.whole_units(from_us))] if from_us > -EVER_US else []
+        limits += [Compare(name, "<=", time.whole_units(to_us + 1))] if to_us < EVER_US else []
         return All(tuple(limits)) if limits else EVERYTHING
 
 
 class Recount:
     """Partial aggregates of one era of a window of a stream over its table `events`."""
 
-    def __init__(self, stream: Stream, era: Era, events: Pinned, beat: Beat = _no_beat) -> None:
+    def __init__(self, stream: Stream, era: Era, events: Pinned, times: Times, beat: Beat = _no_beat) -> None:
         """`events` is read as it is pinned."""
         definition = era.definition
         self.layout = Layout.of(era.spec, definition.fields)
         self.era, self.spec = era, era.spec
-        self._scan = EventScan(stream, events, beat)
+        self._scan = EventScan(stream, events, times, beat)
         self._filter = Filter(definition.filter, definition.filtered) if definition.filter else None
-        present = {field.name: field for field in stream.events.arrow}
-        needed = {field.name: field for field in (*definition.fields, *definition.filtered)}
-        self._fields: list[pa.Field] = [present.get(column, found) for column, found in needed.items()]
+        self._fields = read_fields(stream.events.arrow, definition.fields, definition.filtered)
         self._casts = retyped_paths(era.spec, definition.fields, pa.schema(self._fields))
 
     @property
@@ -179,7 +224,7 @@ class Recount:
 
     def lifted(self, events: pa.Table, late: LateStarts) -> Iterator[tuple[int, pa.Table]]:
         """Partition and partial aggregates of `events` less `late`, in log order, as `first` and `last` go by it."""
-        columns = {field.name: lenient_cast(events.column(field.name), field.type) for field in self._fields}
+        columns = {field.name: _column(events, field) for field in self._fields}
         columns |= {name: events.column(name) for name in (TIME, *_PLACE)}
         rows = pa.table(columns).sort_by([(name, "ascending") for name in _PLACE])
         if self._filter is not None:
@@ -204,6 +249,13 @@ class Recount:
         since = np.maximum(found.since, np.where(missed > NEVER, missed + self.spec.every_us, NEVER))
         rows = np.flatnonzero(since <= found.last)
         return self.layout.lift(batch.take(rows), since[rows], found.pane[rows])
+
+
+def _column(events: pa.Table, field: pa.Field) -> pa.Array:
+    """Nulls where the table has it no longer."""
+    if field.name not in events.column_names:
+        return pa.nulls(events.num_rows, field.type)
+    return lenient_cast(events.column(field.name), field.type)
 
 
 class _Partials:
@@ -235,6 +287,7 @@ def open_windows(
     events: Pinned,
     late: Pinned,
     upto: Mapping[int, int],
+    times: Times,
     beat: Beat = _no_beat,
 ) -> dict[int, dict[str, pa.Table]]:
     """By partition of `upto` and by era (`Era.key`): partial aggregates that open windows need, and perhaps some more.
@@ -242,8 +295,8 @@ def open_windows(
     Of the records below `upto` (an offset, by partition). `eras` come with the closing time that the window's table
     stands at. Both tables are read as they are pinned.
     """
-    counts = [_Open(Recount(stream, era, events), closed_us, upto) for era, closed_us in eras]
-    scan = EventScan(stream, events, beat)
+    counts = [_Open(Recount(stream, era, events, times), closed_us, upto) for era, closed_us in eras]
+    scan = EventScan(stream, events, times, beat)
     left = counts
     while left:
         since: dict[str, int] = {}
@@ -308,7 +361,7 @@ class _Open:
         if not self.sessions:
             return False
         whole = self._sessions()
-        reaches = (times(whole, A) <= self.from_us + self.recount.spec.gap_us).any()
+        reaches = (times_of(whole, A) <= self.from_us + self.recount.spec.gap_us).any()
         if self.from_us <= max(-EVER_US, self.recount.spec.from_us) or not reaches:
             return False
         self._reach_us *= 4
@@ -330,9 +383,9 @@ class _Open:
         if not self.sessions:
             return mine
         left = self._sessions()
-        packed = open_sessions(group_hashes(layout.groups(left), left.num_rows), times(left, A))
+        packed = open_sessions(group_hashes(layout.groups(left), left.num_rows), times_of(left, A))
         hashes = group_hashes(layout.groups(mine), mine.num_rows)
-        return mine.filter(pa.array(still_open(packed, hashes, times(mine, B))))
+        return mine.filter(pa.array(still_open(packed, hashes, times_of(mine, B))))
 
 
 def _where(events: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.Table:

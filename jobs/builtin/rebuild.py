@@ -21,7 +21,7 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.predicate import EVERYTHING, All, Compare, Predicate
 from eagleray.cluster.lake.progress import CLOSED
 from eagleray.cluster.lake.replace import Change
-from eagleray.cluster.lake.window_history import load_history
+from eagleray.cluster.lake.window_history import StreamHistory, load_history
 from eagleray.cluster.near_names import instead
 from eagleray.cluster.windowing.definition import WindowSpec
 from eagleray.cluster.windowing.era import Era, History
@@ -73,11 +73,11 @@ def run(config: Config, options: RebuildOptions) -> RebuildReport:
                 "--windows", f"{stream.name} has no window {name!r}; it has {', '.join(stream.windows) or 'none'}"
             )
     lake = Lake.open(config)
-    histories = load_history(lake, stream).windows
+    history = load_history(lake, stream)
     counts = [
-        _rebuild(lake, config, stream, era, from_us, to_us)
+        _rebuild(lake, config, stream, history, era, from_us, to_us)
         for name in names
-        for era in _from_the_first(histories[name])
+        for era in _from_the_first(history.windows[name])
     ]
     return RebuildReport(tuple(names), sum(before for before, _ in counts), sum(after for _, after in counts))
 
@@ -105,7 +105,9 @@ def _check_kept(lake: Lake, stream: Stream, from_us: int) -> None:
         raise ConfigError("--start", f"{problem}: windows are whole from {iso(least_us)} on")
 
 
-def _rebuild(lake: Lake, config: Config, stream: Stream, era: Era, from_us: int, to_us: int) -> tuple[int, int]:
+def _rebuild(
+    lake: Lake, config: Config, stream: Stream, history: StreamHistory, era: Era, from_us: int, to_us: int
+) -> tuple[int, int]:
     """Replace the rows of one era of a window, by its own definition; returns how many there were and are."""
     spec = era.spec
     from_us, to_us = max(from_us, era.from_us), min(to_us, era.until_us)
@@ -114,13 +116,13 @@ def _rebuild(lake: Lake, config: Config, stream: Stream, era: Era, from_us: int,
     table = f"{stream.name}.{spec.name}"
     closed_us = era.closed(lake.progress(table).get(CLOSED, NEVER))
     _check_kept(lake, stream, from_us)
-    recount = Recount(stream, era, lake.pin(f"{stream.name}.events"))
+    recount = Recount(stream, era, lake.pin(f"{stream.name}.events"), history.times)
     lateness_us = era.allowed_lateness_us
     if spec.kind == "session":
         rows = sessions(recount, lateness_us, closed_us, from_us, to_us)
     else:
         rows = aligned(recount, lateness_us, closed_us, from_us, to_us)
-    files = lake.write(table, rows)
+    files = lake.write(table, lake.named_now(table, rows))
     for attempt in range(1, ATTEMPTS_MAX + 1):
         pinned = lake.pin(table)
         pruning: Predicate = EVERYTHING

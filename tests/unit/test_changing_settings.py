@@ -11,11 +11,13 @@ from pyiceberg.types import StringType
 
 from eagleray.cluster.clock import ManualClock, SystemClock, iso
 from eagleray.cluster.config import load_config
+from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.events.stream import load_streams
 from eagleray.cluster.lake.lake import Lake
+from eagleray.jobs.builtin import rebuild
 from tests.acking_project import AckingProject
-from tests.stream_project import INTEGER, TEXT, StreamProject
-from tests.window_rig import SECOND, WindowRig
+from tests.stream_project import INTEGER, TEXT, StreamProject, command
+from tests.window_rig import COUNT, SCHEMA, SECOND, WindowRig
 
 NOW_US = 1_767_312_000_000_000
 MINUTE_US = 60_000_000
@@ -67,6 +69,107 @@ def test_clock_slack_holds_from_the_next_event_on(tmp_path: Path) -> None:
     rig.up(clock_slack="1s")
     rig.post("23:59:59", "23:50:00")  # the watermark does not go back, and does not follow any more
     assert rig.late() == [("23:00:00", 4), ("23:50:00", 6)]
+
+
+HOUR = {"w": COUNT | {"tumble": "1h"}}
+T2, NUMBER_T, TEXT_T = (
+    {**SCHEMA, "properties": {**SCHEMA["properties"], **fields}}
+    for fields in ({"t2": SCHEMA["properties"]["t"]}, {"t": INTEGER}, {"t": TEXT})
+)
+TIMES = {
+    "field": (T2, {"time": "t"}, {"time": "t2"}, "streams.s.time: t → t2; counts from the next event on"),
+    "unit": (NUMBER_T, {"time_unit": "us"}, {"time_unit": "s"}, "streams.s.time_unit: us → s; "),
+    "zone": (TEXT_T, {"time_zone": "UTC"}, {"time_zone": "Asia/Tokyo"}, "streams.s.time_zone: UTC → Asia/Tokyo; "),
+}
+
+
+@pytest.mark.parametrize("what", TIMES)
+def test_events_of_before_keep_their_time_where_open_windows_are_counted_again(tmp_path: Path, what: str) -> None:
+    schema, before, after, said = TIMES[what]
+    rig = WindowRig(tmp_path, schema=schema, windows=HOUR, **before)
+    rig.post("12:00:05", "12:01:00")
+    rig.store()
+    rig.decide()
+    rig.kill()
+    assert rig.up(schema=schema, windows=HOUR, **after)[0].startswith(said)
+    rig.lose_state()
+    assert rig.up(schema=schema, windows=HOUR, **after) == []
+    rig.settle()
+    assert [row["n"] for row in rig.open()] == [2]
+    rig.kill()
+    # The newest event is one of before: nothing of its window may go to another definition.
+    (said,) = rig.up(schema=schema, windows={"w": COUNT}, **after)
+    assert "counts from 2015-09-12T13:00:00Z on" in said
+
+
+def test_windows_are_rebuilt_with_the_times_of_before(tmp_path: Path) -> None:
+    rig = WindowRig(tmp_path, schema=T2)
+    rig.post("12:00:05", "12:10:00")
+    rig.store()
+    rig.kill()
+    rig.up(schema=T2, time="t2")
+    report = rebuild.run(rig.config, rebuild.RebuildOptions("s", "2015-09-12T12:00:00Z", "2015-09-12T12:01:00Z"))
+    assert (report.rows_before, report.rows_after) == (1, 1) and rig.rows() == [("12:00:00", "a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"key": "v"}, "streams.s.key: none → v; counts from the next event on"),
+        ({"id": "v"}, "streams.s.id: none → v; counts from the next event on"),
+        ({"idle_timeout": "1m"}, "streams.s.idle_timeout: 10s → 1m; counts from the start on"),
+        ({"dedup_horizon": "2h"}, "streams.s.dedup_horizon: 1h → 2h; counts from the next event on"),
+        ({"max_future": "5m"}, "streams.s.max_future: 1h → 5m; counts from the next event on"),
+        ({"time_missing": "arrival"}, "streams.s.time_missing: reject → arrival; counts from the next event on"),
+    ],
+)
+def test_every_setting_that_changes_is_said_by_check_and_by_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], said: str
+) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT})
+    project.up()
+    project.stop()
+    project.configure({"v": TEXT}, **settings)
+    assert command("check", "--changes", "-c", str(project.file)) == 0
+    assert capsys.readouterr().out == f"{said}\n"
+    project.up()
+    assert project.said == [said]
+    project.kill()
+    project.up()
+    assert project.said == []
+    project.kill()
+
+
+def partitioned(project: StreamProject, partitions: int) -> None:
+    streams = {"s": {"schema": "s.json", "time": "t", "key": "v"}}
+    project.configure({"v": TEXT}, whole={"log": {"partitions": partitions}, "streams": streams})
+
+
+def test_check_refuses_another_number_of_partitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = StreamProject(tmp_path)
+    partitioned(project, 4)
+    project.up()
+    project.kill()
+    partitioned(project, 2)
+    assert command("check", "--changes", "-c", str(project.file)) == 2
+    assert "log.partitions: refused: " in (out := capsys.readouterr().out) and "4 partitions, not 2" in out
+
+
+def test_fewer_partitions_are_refused_where_the_file_that_says_how_many_is_lost(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    partitioned(project, 4)
+    project.up()
+    project.accept(*(at(0, v=str(number)) for number in range(40)))
+    project.kill()
+    (tmp_path / "data" / "log" / "meta.json").unlink()
+    partitioned(project, 2)
+    with pytest.raises(ConfigError, match="holds records of 4 partitions or more"):
+        project.up()
+    partitioned(project, 4)
+    project.up()
+    project.stop()
+    assert project.rows("SELECT count(*) FROM s.events") == [(40,)]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms"])
