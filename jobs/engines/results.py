@@ -73,10 +73,27 @@ def _pandas(frame: Any) -> pa.RecordBatchReader:
     if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
         raise TypeError(f"the frame has two columns {twice!r}; rename one")
     try:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = _without_guesses(frame, pa.Table.from_pandas(frame, preserve_index=False))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise TypeError(_unfit(frame) or str(error)) from error
     return table.to_reader(BATCH_ROWS) if table.num_rows else _unknown(table.column_names).empty_table().to_reader()
+
+
+def _without_guesses(frame: Any, table: pa.Table) -> pa.Table:
+    """`table` with type null where pandas has a type for want of values alone: NaN or NaT for nothing, no category.
+
+    A type of pandas' own that has nulls (`Int64`, `string`) was asked for, and stays.
+    """
+    for at, kind in enumerate(frame.dtypes):
+        if table.column(at).null_count == table.num_rows and _guessed(kind):
+            table = table.set_column(at, table.column_names[at], pa.nulls(table.num_rows))
+    return table
+
+
+def _guessed(kind: Any) -> bool:
+    if kind.name == "category":
+        return not len(kind.categories)
+    return kind.name == "float64" or (kind.kind == "M" and not hasattr(kind, "tz"))
 
 
 def _unfit(frame: Any) -> str | None:

@@ -75,10 +75,10 @@ def has_unknown(kind: pa.DataType) -> bool:
 def _fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if column.type == kind:
         return column
-    if pt.is_null(column.type) or pt.is_null(kind):
-        if column.null_count < len(column):
-            raise pa.ArrowInvalid("it has values, and no type was expected")
+    if column.null_count == len(column):
         return pa.nulls(len(column), kind)
+    if pt.is_null(kind):
+        raise pa.ArrowInvalid("it has values, and no type was expected")
     if isinstance(column, pa.ExtensionArray):
         if column.type.extension_name == "arrow.uuid":
             return pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)

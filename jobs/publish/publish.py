@@ -98,13 +98,13 @@ def _tidy(lake: Lake, output: str) -> None:
 def _write(lake: Lake, job: Job, period: Period, reader: pa.RecordBatchReader, run: RunMark) -> Result | None:
     # The table is made when the first rows are there: a job that fails before leaves none behind.
     batches = iter(reader)
-    first = next(batches, None)
+    first = next((batch for batch in batches if batch.num_rows), None)
     there = None if lake.find(job.output) is None else lake.pin(job.output).schema
     named = named_as_in_table(there, reader.schema)
     job = with_known_key(job, named.names) if named.names else job
-    schema = settled(job, named, there)
-    if not schema.names and there is None:
-        return None
+    schema = settled(job, named, there, rows=first is not None)
+    if there is None and (not schema.names or (first is None and len(schema) < len(named))):
+        return None  # no rows, and a column of which nobody knows the type yet
     if numbered(job):
         check_own(job, schema.names, (RUN, RUN_NUMBER))
     rows = _typed(_renamed(chain([first] if first is not None else [], batches), named.names), schema)

@@ -16,27 +16,51 @@ from eagleray.jobs.engines.table_types import has_unknown
 from eagleray.jobs.model import Job
 
 
-def settled(job: Job, schema: pa.Schema, table: pa.Schema | None) -> pa.Schema:
+def settled(job: Job, schema: pa.Schema, table: pa.Schema | None, *, rows: bool = True) -> pa.Schema:
     """`schema` with types for all of its columns, out of `table`; a column without any is left out: its rows are null.
 
     A function's numbers are of the table's type as well: pandas makes floats of whole numbers with gaps. Raises
-    ConfigError where a column has to be there that nobody knows the type of.
+    ConfigError where a column has to be there that nobody knows the type of; without `rows` none has to be.
     """
     there = {} if table is None else {field.name: field.type for field in table}
     inferred = job.source.function is not None and job.mode != "full"
     found = []
     for field in schema:
-        if has_unknown(field.type) or (inferred and _numbers(field.type, there.get(field.name))):
-            kind = there.get(field.name)
-            if kind is not None:
-                found.append(field.with_type(kind))
-            elif pt.is_null(field.type):
+        kind = field.type
+        if inferred and _numbers(kind, there.get(field.name)):
+            kind = there[field.name]
+        elif has_unknown(kind):
+            kind = completed(kind, there.get(field.name))
+        if pt.is_null(kind):
+            if rows:
                 _check_needless(job, field.name)
-            else:
-                raise ConfigError(_where(job), f"the column {field.name} is {field.type}, of no known type; {_SAY}")
-        else:
-            found.append(field)
+        elif not has_unknown(kind):
+            found.append(field.with_type(kind))
+        elif rows:
+            raise ConfigError(_where(job), f"the column {field.name} is {field.type}, of no known type; {_SAY}")
     return pa.schema(found)
+
+
+def completed(kind: pa.DataType, there: pa.DataType | None) -> pa.DataType:
+    """`kind` with the parts of `there` where it is null itself, and nothing else of it.
+
+    A field of a struct that is null, and that `there` does not have, goes, for it holds nothing; it comes with a value.
+    """
+    if pt.is_null(kind):
+        return kind if there is None else there
+    if pt.is_struct(kind):
+        known = {field.name: field.type for field in there} if there is not None and pt.is_struct(there) else {}
+        fields = [field.with_type(completed(field.type, known.get(field.name))) for field in kind]
+        kept = [field for field in fields if not pt.is_null(field.type)]
+        return pa.struct(kept) if kept else kind
+    if pt.is_list(kind):
+        return pa.list_(
+            completed(kind.value_type, there.value_type if there is not None and pt.is_list(there) else None)
+        )
+    if pt.is_map(kind):
+        item = there.item_type if there is not None and pt.is_map(there) else None
+        return pa.map_(kind.key_type, completed(kind.item_type, item))
+    return kind
 
 
 _SAY = "cast it, or declare it with `columns`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def publish_function(lake: Lake, result: Any, day: int, **settings: Any) -> Any:
 
     def made() -> Any: ...
 
-    job: Job = function_job(made, **{"mode": "append", **settings})
+    output = settings.pop("output", "reports.a")
+    job: Job = replace(function_job(made, **{"mode": "append", **settings}), output=output)
     reader = as_reader(result)
     if job.columns:
         reader = declared_as(reader, job.columns)
@@ -98,6 +100,73 @@ def test_a_column_without_values_gets_its_type_from_the_first(tmp_path: Path) ->
     publish_function(lake, pd.DataFrame({"n": [2], "x": ["a"]}), 2)
     publish_function(lake, pd.DataFrame({"n": [3], "x": [None]}), 3)
     assert table_of(lake) == {"n": [1, 2, 3], "x": [None, "a", None]}
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [[float("nan")], [None], [pd.NaT], [pd.NA], pd.Categorical([None]), pd.array([pd.NaT], "datetime64[ns]")],
+)
+def test_what_pandas_guesses_of_nothing_is_no_type(tmp_path: Path, nothing: Any) -> None:
+    lake = open_lake(tmp_path)
+    for value, kind in (("a", pa.string()), (7, pa.int64())):
+        output = f"reports.{type(value).__name__}"
+        for day, x in enumerate((nothing, [value], nothing), start=1):
+            publish_function(lake, pd.DataFrame({"n": [day], "x": x}), day, output=output)
+        assert table_of(lake, output) == {"n": [1, 2, 3], "x": [None, value, None]}
+        assert lake.pin(output).schema.field("x").type == kind
+
+
+@pytest.mark.parametrize("asked", ["Int64", "string", "Float64", "int64[pyarrow]"])
+def test_a_type_of_pandas_that_was_asked_for_stays(asked: str) -> None:
+    (kind,) = as_reader(pd.DataFrame({"x": pd.array([None], asked)})).schema.types
+    assert kind != pa.null()
+    assert as_reader(pd.DataFrame({"x": pd.Categorical([None], ["a"])})).schema.field("x").type != pa.null()
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("full", {}), ("append", {}), ("merge", {"key": ("n",)}), ("history", {"key": ("n",)}), ("incremental", {}),
+        ("incremental", {"key": ("n",)}), ("overwrite_partitions", {"partition_by": ("n",)}),
+        ("full", {"sort_by": ("n",)}),
+    ],
+)  # fmt: skip
+def test_an_empty_first_day_fixes_nothing_in_any_mode(tmp_path: Path, mode: str, settings: dict[str, Any]) -> None:
+    lake, empty = open_lake(tmp_path), pd.DataFrame({"n": [], "x": []})
+    assert publish_function(lake, empty, 1, mode=mode, **settings).rows == 0
+    assert lake.tables() == []
+    publish_function(lake, pd.DataFrame({"n": [1], "x": ["a"]}), 2, mode=mode, **settings)
+    publish_function(lake, empty, 3, mode=mode, **settings)
+    kinds = lake.pin("reports.a").schema
+    assert (kinds.field("n").type, kinds.field("x").type) == (pa.int64(), pa.string())
+
+
+def test_parts_of_a_struct_are_settled_one_by_one(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    both = pa.struct([("a", pa.int64()), ("b", pa.string())])
+    wider = pa.struct([("c", pa.int64()), ("b", pa.null()), ("a", pa.int64())])
+    publish_function(lake, pa.table({"x": [{"a": 1, "b": None}]}), 1)  # b is not there yet
+    publish_function(lake, pa.table({"x": pa.array([{"a": 2, "b": "t"}], both)}), 2)
+    publish_function(lake, pa.table({"x": pa.array([{"a": 3, "c": 5}], wider)}), 3)
+    rows = [(1, None, None), (2, "t", None), (3, None, 5)]
+    assert table_of(lake) == {"x": [dict(zip("abc", row, strict=True)) for row in rows]}
+    other_case = pa.struct([("A", pa.int64()), ("b", pa.null())])
+    with pytest.raises(ConfigError, match="'A' and the table's column 'a' differ by case only"):
+        publish_function(lake, pa.table({"x": pa.array([{"A": 4}], other_case)}), 4)
+    deep = pa.table({"x": pa.array([[{"a": 1, "b": None}]])})
+    publish_function(lake, deep, 5, output="reports.deep")
+    publish_function(lake, pa.table({"x": pa.array([[{"a": 2, "b": "t"}]])}), 6, output="reports.deep")
+    assert table_of(lake, "reports.deep") == {"x": [[{"a": 1, "b": None}], [{"a": 2, "b": "t"}]]}
+
+
+def test_blocks_without_values_have_no_say(tmp_path: Path) -> None:
+    hollow = pa.table({"x": pa.array([None], pa.float64()), "n": pa.array([None], pa.float64())})
+    read = as_reader(Blocks(hollow, pa.table({"x": ["a"], "n": [2**53 + 1]}), hollow)).read_all()
+    assert read.to_pydict() == {"x": [None, "a", None], "n": [None, 2**53 + 1, None]}
+    assert read.schema.types == [pa.string(), pa.int64()]
+    assert as_reader(Blocks(hollow)).schema.types == [pa.float64(), pa.float64()]
+    other = pa.table({"x": pa.array([None], pa.string()), "n": [1]})
+    assert as_reader(Blocks(hollow, other)).schema.types == [pa.null(), pa.int64()]
 
 
 def test_numbers_of_a_function_are_of_the_tables_type(tmp_path: Path) -> None:
