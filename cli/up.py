@@ -360,4 +360,4 @@ def _bound(config: Config, streams: Mapping[str, Stream]) -> Config:
         for left in left_behind(config, lake, log):
             _say(str(left))
     lake.ensure(streams, bound.said, _say)
-    return config.bound(bound.epochs, Anchor.now(SystemClock()))
+    return config.bound(bound.epochs, Anchor.now(SystemClock()), bound.seed)

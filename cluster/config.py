@@ -70,6 +70,7 @@ class Config(Section):
 
     _epochs: Mapping[str, Epoch] | None = PrivateAttr(default=None)
     _anchor: Anchor | None = PrivateAttr(default=None)
+    _seed: str = PrivateAttr(default="")
 
     @property
     def epochs(self) -> Mapping[str, Epoch] | None:
@@ -80,6 +81,11 @@ class Config(Section):
     def anchor(self) -> Anchor | None:
         """How the machine's clock stood when `up` started; None elsewhere."""
         return self._anchor
+
+    @property
+    def seed(self) -> str:
+        """The fingerprint of the seed that ids and keys are hashed with, where `up` has found it; "" elsewhere."""
+        return self._seed
 
     @model_validator(mode="after")
     def _no_open_wire(self) -> Config:
@@ -107,10 +113,13 @@ class Config(Section):
                 raise ValueError(f"log.kafka.topic_retention_hours is shorter than streams.{name}.dedup_horizon")
         return self
 
-    def bound(self, epochs: Mapping[str, Epoch], anchor: Anchor | None = None) -> Config:
-        """The same configuration for workers that may use these logs only, and compare their clocks with `anchor`."""
+    def bound(self, epochs: Mapping[str, Epoch], anchor: Anchor | None = None, seed: str = "") -> Config:
+        """The same configuration for workers that may use these logs only, and no other seed than that of `seed`.
+
+        They compare their clocks with `anchor`.
+        """
         copied = self.model_copy()
-        copied._epochs, copied._anchor = dict(epochs), anchor
+        copied._epochs, copied._anchor, copied._seed = dict(epochs), anchor, seed
         return copied
 
     @property

@@ -14,11 +14,11 @@ So the platform starts only where all of this holds, for every partition of ever
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import LogCorrupt, LogMismatch
-from eagleray.cluster.events.seeded_hash import hash_seed, seed_fingerprint, seed_place
+from eagleray.cluster.events.seeded_hash import RESTORE_SEED, hash_seed, seed_fingerprint, seed_place, seed_problem
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.progress import MARKS, decode
@@ -59,10 +59,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Bound:
-    """The log of each stream, and by stream the properties that its tables have to have."""
+    """The log of each stream, by stream the properties that its tables have to have, and the seed's fingerprint."""
 
     epochs: dict[str, Epoch] = field(default_factory=dict)
     said: dict[str, dict[str, str]] = field(default_factory=dict)
+    seed: str = ""
 
 
 def bind(config: Config, lake: Lake, log: EventLog, streams: Mapping[str, Stream]) -> Bound:
@@ -73,18 +74,21 @@ def bind(config: Config, lake: Lake, log: EventLog, streams: Mapping[str, Stream
     """
     found = Bound()
     problems = []
+    lives: dict[str, Lineage] = {}
     for name, stream in streams.items():
         standing = look(lake, log, stream)
         if problem := wrong(config, log, standing):
-            problems.append(f"stream {name}: {problem}; {_WAY_OUT}")
+            lost = _seed_wrong(config, standing)
+            problems.append(f"stream {name}: {problem}; {RESTORE_SEED if lost else _WAY_OUT}")
             continue
         epochs = standing.lineage or (_first(log, standing),)
         damaged = standing.damage is not None
         found.epochs[name] = epochs[-1].epoch if damaged else standing.log or log.epoch(name) or epochs[-1].epoch
-        found.said[name] = said(config, epochs)
+        lives[name] = epochs
     if problems:
         raise LogMismatch("\n".join(problems))
-    return found
+    found.said.update({name: said(config, epochs) for name, epochs in lives.items()})
+    return replace(found, seed=seed_fingerprint(config))
 
 
 def said(config: Config, epochs: Lineage) -> dict[str, str]:
@@ -122,8 +126,8 @@ def look(lake: Lake, log: EventLog, stream: Stream) -> Standing:
 def wrong(config: Config, log: EventLog, standing: Standing) -> str | None:
     """What is wrong between log and tables, as a sentence without its end; None if they belong together."""
     name, place = standing.stream, where(config, standing.stream)
-    if standing.seed and standing.seed != seed_fingerprint(config):
-        return f"{seed_place(config)} is not the one that its ids are hashed with"
+    if problem := _seed_wrong(config, standing):
+        return problem
     if standing.damage is not None:
         return None if standing.lineage else f"its log is damaged ({standing.damage})"
     behind = [table for table in standing.behind if table in PLACED]
@@ -143,6 +147,11 @@ def wrong(config: Config, log: EventLog, standing: Standing) -> str | None:
         return next((f"{place} {problem}" for problem in checks if problem), None)
     except LogCorrupt:
         return None  # its own reads and appends will say so
+
+
+def _seed_wrong(config: Config, standing: Standing) -> str | None:
+    problem = seed_problem(config, standing.seed) if standing.seed else None
+    return f"{seed_place(config)} {problem}" if problem else None
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from pathlib import Path
 
 _FULL = "free some space there, then run it again; nothing that was acked is lost"
 _CLOSED = "make it writable for this user, or use another data_dir"
+DIRECTORY = "a directory is in the place of a file: move it away, and restore the file from a backup"
 _ADVICE = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -19,6 +21,7 @@ _ADVICE = {
     errno.EACCES: _CLOSED,
     errno.EPERM: _CLOSED,
     errno.ENOENT: "restore it from a backup (`eagleray restore`), or see `eagleray doctor`",
+    errno.EISDIR: DIRECTORY,
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run it again",
 }
 _DATABASE = (
@@ -62,8 +65,10 @@ def starved(error: BaseException | None) -> bool:
     return isinstance(error, MemoryError) or getattr(cause, "sqlite_errorcode", None) in _STARVED
 
 
-def advice(error: BaseException | None) -> str:
-    """What to do about an error of a disk or a database; nothing where that is not known."""
+def advice(error: BaseException | None, file: Path | None = None) -> str:
+    """What to do about an error of a disk or a database; nothing where that is not known. `file`: the database."""
+    if file is not None and file.is_dir():
+        return DIRECTORY
     if isinstance(error, OSError):
         return _ADVICE.get(error.errno or 0, "")
     cause = getattr(error, "orig", error)

@@ -26,6 +26,7 @@ from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.predicate import All, Compare
 from eagleray.cluster.lake.scan import Pinned
 from eagleray.cluster.log.dedup.deduplicator import Deduplicator
+from eagleray.cluster.log.lineage import SEED_PROPERTY
 from eagleray.cluster.log.protocol import Bounds, EventLog, Readable, Record, partition_key
 from eagleray.cluster.log.reader import PartitionReader
 from eagleray.cluster.state.protocol import Place
@@ -160,7 +161,8 @@ class Stored:
         assert self._stream.id is not None
         if first >= end:
             return
-        seed = hash_seed(self._lake.config)
+        table = f"{self._stream.name}.events"
+        seed = hash_seed(self._lake.config, self._lake.properties(table).get(SEED_PROPERTY, ""))
         for rows in self._in_order(first, end, self._stream.id.names[0]):
             known = rows.column(ID).combine_chunks()
             texts = texts_of(field_of(rows, self._stream.id.names))

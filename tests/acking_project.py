@@ -53,7 +53,7 @@ class AckingProject:
         with closing(open_log(self.config, self.clock)) as log:
             bound = bind(self.config, self.lake, log, self.streams)
         self.lake.ensure(self.streams, bound.said)
-        self.bound = self.config.bound(bound.epochs)
+        self.bound = self.config.bound(bound.epochs, seed=bound.seed)
         self.validator = ValidateWorker(self.bound, self.clock)
 
     def down(self) -> None:

@@ -22,11 +22,15 @@ DIGEST_BYTES = 16
 SEED_FILE = "hash.seed"  # in data_dir, or a fact of shared state
 
 
-def hash_seed(config: Config) -> int:
+def hash_seed(config: Config, expected: str = "") -> int:
     """The project's seed, drawn and made durable on first use; raises ConfigError where it is no seed, OSError.
 
-    Shared state takes over the seed of this data directory where it has none: what is stored already stays known.
+    Raises ConfigError where it is gone or another than that of the fingerprint `expected`, by default `config.seed`:
+    with another one no id is recognised, and a key gets another partition. Shared state takes over the seed of this
+    data directory where it has none: what is stored already stays known.
     """
+    if (expected := expected or config.seed) and (problem := seed_problem(config, expected)):
+        raise ConfigError(seed_place(config), f"{problem}; {RESTORE_SEED}")
     with closing(open_state(config)) as state:
         text = state.settle(SEED_FILE, lambda: _local(config) or f"{secrets.randbits(64):016x}")
     return _number(config, text)
@@ -37,6 +41,17 @@ def seed_fingerprint(config: Config) -> str:
     with closing(open_state(config)) as state:
         text = state.fact(SEED_FILE) or _local(config)
     return xxh3_128_digest(b"which seed is it", _number(config, text)).hex() if text is not None else ""
+
+
+def seed_problem(config: Config, expected: str) -> str | None:
+    """What is wrong with the seed, whose fingerprint should be `expected`. Raises ConfigError where it is no seed."""
+    found = seed_fingerprint(config)
+    if found == expected:
+        return None
+    return "is not the one that its ids are hashed with" if found else "is gone, with which its ids are hashed"
+
+
+RESTORE_SEED = "restore it from a backup, or stop the platform and run `eagleray recover`, which takes another"
 
 
 def seed_place(config: Config) -> str:

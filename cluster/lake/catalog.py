@@ -120,7 +120,7 @@ def _open_sqlite(properties: dict[str, str], place: Place | None) -> Catalog:
                     with connection:
                         record(connection, place)
         except sqlite3.Error as error:
-            what = advice(error) or "restore the file from a backup, or make it writable"
+            what = advice(error, file) or "restore the file from a backup, or make it writable"
             raise ConfigError(f"lake.catalog: {file}", f"{error}: the catalog cannot be opened; {what}") from error
         catalog = load_catalog(NAME, **properties)
     assert isinstance(catalog, SqlCatalog)

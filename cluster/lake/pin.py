@@ -147,7 +147,7 @@ class _SqliteTables:
             except sqlite3.DatabaseError as error:
                 if "no such table" in str(error):  # made by the first table
                     return {}
-                what = advice(error) or "restore the file from a backup"
+                what = advice(error, self._file) or "restore the file from a backup"
                 raise OSError(f"the catalog {self._file} cannot be read: {error}; {what}") from error
 
 

@@ -36,7 +36,7 @@ from eagleray.cluster.file_lock import FileLock, lock, try_lock
 from eagleray.cluster.log import sqlite_schema as database
 from eagleray.cluster.log.protocol import Bounds, Entry, Epoch, Record, draw_identity
 from eagleray.cluster.log.wal import check_wal
-from eagleray.cluster.machine_errors import starved
+from eagleray.cluster.machine_errors import DIRECTORY, starved
 from eagleray.cluster.sqlite_copy import copy_database
 
 CHECKPOINT_BYTES = 16 << 20
@@ -142,6 +142,8 @@ class StreamFile:
         if starved(cause):
             kind = LogStarved
         what = str(cause) or type(cause).__name__ if cause is not None else "the commit of its group did not end"
+        if self.path.is_dir():
+            what = f"{self.path}: {DIRECTORY}"
         return kind(f"{self.name}: {doing}: {what}")
 
     def trim(self, partition: int, before_offset: int, older_than_us: int) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from eagleray.actors.committer import Committer
+from eagleray.actors.validate.worker import ValidateWorker
 from eagleray.cli.app import main
 from eagleray.cli.status import stream_rows
-from eagleray.cluster.errors import LogCorrupt, LogMismatch
+from eagleray.cluster.errors import ConfigError, LogCorrupt, LogMismatch
 from tests.acking_project import AckingProject
 
 
@@ -261,13 +262,34 @@ def test_another_seed_is_refused_and_after_a_recovery_ids_are_still_seen(project
     seed.unlink()
     if how == "another":
         seed.write_text("00000000000000aa\n")
-    with pytest.raises(LogMismatch, match=r"stream s: .*hash\.seed is not the one"):
+    wrong = "gone, with which its ids are hashed" if how == "lost" else "not the one that its ids are hashed with"
+    with pytest.raises(LogMismatch, match=rf"stream s: .*hash\.seed is {wrong}; restore it from a backup"):
         project.up()
+    assert seed.exists() == (how != "lost")  # none was drawn
     for stream in project.streams:
         assert project.recover(stream) is not None
     project.up()
     project.send(1)
     project.send(2)
+    project.store()
+    assert project.numbers() == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["lost", "another"])
+def test_a_worker_that_is_replaced_takes_no_other_seed(project: AckingProject, how: str) -> None:
+    project.send(1)
+    project.store()
+    seed = project.config.data_dir / "hash.seed"
+    text = seed.read_text()
+    seed.unlink()
+    if how == "another":
+        seed.write_text("00000000000000aa\n")
+    project.down()
+    with pytest.raises(ConfigError, match=r"hash\.seed: is (gone|not the one).*restore it from a backup"):
+        ValidateWorker(project.bound, project.clock)
+    seed.write_text(text)
+    project.validator = ValidateWorker(project.bound, project.clock)
+    project.send(1, 2)
     project.store()
     assert project.numbers() == [1, 2]
 
@@ -386,3 +408,19 @@ def test_recover_says_what_it_did_for_each_stream(project: AckingProject, capsys
     assert code == 2 and "no stream is called 'absent'; there are free, s" in err
     code, _, err = recover("s", "--log", str(project.config.file.parent / "none.db"))
     assert code == 2 and "--log" in err and "is not a file" in err
+
+
+@pytest.mark.parametrize("name", ["records.db", "records.db-wal", "records.lock", "records.open"])
+def test_a_directory_in_the_place_of_a_file_is_named_with_what_to_do(
+    project: AckingProject, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    project.send(1)
+    project.down()
+    file = project.records().with_name(name)
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    with pytest.raises(SystemExit):
+        main(["recover", "s", "-c", str(project.config.file)])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(file) in said, said
+    assert "a directory is in the place of a file: move it away, and restore the file from a backup" in said, said
