@@ -101,7 +101,7 @@ def _read(file: Path) -> Legacy:
         return _parse(file.read_text(), file)
     except FileNotFoundError:
         return Legacy("")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         logger.warning("%s is passed over: %s", file, error)
         return Legacy("")
 

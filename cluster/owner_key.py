@@ -39,7 +39,7 @@ def read_owner_key(data_dir: Path) -> str | None:
     """The owner's key; None where there is none that this user may read."""
     try:
         return owner_key_file(data_dir).read_text().strip() or None
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
 
 

@@ -171,12 +171,14 @@ def _read(directory: Path) -> _Grant:
     try:
         text, _, checksum = (directory / OWNER).read_text().rpartition("\n")
         return _Grant(**json.loads(text)) if checksum == _checksum(text) else _Grant()
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError):
         return _Grant()
 
 
 def _write(directory: Path, grant: _Grant) -> None:
     text = json.dumps(asdict(grant))
+    if (directory / OWNER).is_dir():  # somebody's, and in the way
+        (directory / OWNER).rename(directory / f"{OWNER}.{secrets.token_hex(4)}")
     write_whole(directory / OWNER, f"{text}\n{_checksum(text)}")
 
 

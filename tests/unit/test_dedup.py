@@ -164,7 +164,7 @@ def test_a_former_owner_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ids", "journal"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "directory", "manifest", "manifest is a directory"])
 def test_damaged_state_is_refused_whole(tmp_path: Path, damage: str, kind: str) -> None:
     first = Deduplicator(HORIZON)
     first.restore(at(tmp_path), 0)
@@ -182,6 +182,12 @@ def test_damaged_state_is_refused_whole(tmp_path: Path, damage: str, kind: str) 
         file.write_bytes(data[:-100])
     elif damage == "missing":
         file.unlink()
+    elif damage == "directory":
+        file.unlink()
+        file.mkdir()
+    elif damage == "manifest is a directory":
+        (tmp_path / OWNER).unlink()
+        (tmp_path / OWNER).mkdir()
     else:
         (tmp_path / OWNER).write_text('{"owner": ')
     second = Deduplicator(HORIZON)

@@ -11,6 +11,7 @@ from eagleray.cluster import api_keys as keys
 from eagleray.cluster.api_keys import ApiKey, KeyRing, KeyStore, check_scope
 from eagleray.cluster.clock import ManualClock
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.owner_key import owner_key_file, read_owner_key
 
 
 @pytest.fixture
@@ -21,6 +22,12 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(file: Path) -> KeyStore:
     return KeyStore(file, ManualClock(1_000_000))
+
+
+@pytest.mark.parametrize("left", [b"\xff\xfe\x00", b""])
+def test_a_damaged_owners_key_is_none(tmp_path: Path, left: bytes) -> None:
+    owner_key_file(tmp_path).write_bytes(left)
+    assert read_owner_key(tmp_path) is None
 
 
 def test_key_is_found_by_its_secret_and_never_stored(file: Path, store: KeyStore) -> None:

@@ -25,10 +25,12 @@ def test_another_run_starts_with_its_configuration_and_is_still_later(tmp_path: 
     assert take_over(file, "another") == Legacy("another", 8)
 
 
-@pytest.mark.parametrize("left", ["", "{", "[]", '{"run": "run"}', json.dumps({"run": 1, "incarnation": "x"})])
-def test_a_damaged_word_is_none(tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize(
+    "left", [b"", b"{", b"[]", b'{"run": "run"}', json.dumps({"run": 1, "incarnation": "x"}).encode(), b"\xff\xfe\x00"]
+)
+def test_a_damaged_word_is_none(tmp_path: Path, left: bytes) -> None:
     file = tmp_path / "controller.json"
-    file.write_text(left)
+    file.write_bytes(left)
     assert take_over(file, "run") == Legacy("run", 1)
 
 

@@ -93,7 +93,11 @@ class Deduplicator:
         if fits and manifest.floor <= upto_offset:
             try:
                 self._load(manifest, min(manifest.complete, upto_offset))
-            except (RunInvalid, FileNotFoundError):  # only a cache: the caller reads tables and log instead
+            except (
+                RunInvalid,
+                FileNotFoundError,
+                IsADirectoryError,
+            ):  # only a cache: the caller reads tables and log instead
                 self._runs.clear()
                 self._table.clear()
         self._save_rows(self._complete)
