@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import unquote, urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -50,6 +49,7 @@ from eagleray.cluster.sections import (
     StreamName,
     first_line,
 )
+from eagleray.cluster.yaml_lines import YamlError, load
 
 
 class Config(Section):
@@ -254,7 +254,7 @@ def load_config(
 ) -> Config:
     """Read `file` with overrides from the environment and the command line; raises ConfigError."""
     try:
-        raw = _parsed(str(file), file.read_text())
+        raw = _parsed(str(file), file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(str(file), "no such file; `eagleray init DIR` makes a project that has one") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -332,15 +332,10 @@ def _check_state(config: Config) -> None:
 def _parsed(where: str, text: str) -> Any:
     """The value of a YAML text; raises ConfigError, one line that names the place."""
     try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ConfigError(where, f"not YAML: {error.problem or error.context}{at}") from error
-    except (yaml.YAMLError, ValueError) as error:  # dates such as 2015-13-01 raise ValueError
-        raise ConfigError(where, f"not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError:
-        raise ConfigError(where, "nested too deeply; expected sections of keys and values, a few levels deep") from None
+        return load(text)
+    except YamlError as error:
+        at = f" (line {error.line}{f', column {error.column}' if error.column else ''})"
+        raise ConfigError(where, f"{error.problem}{at}") from None
 
 
 def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> None:

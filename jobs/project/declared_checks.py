@@ -10,9 +10,9 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from eagleray.cluster.quantities import parse_duration
+from eagleray.cluster.yaml_lines import Path, YamlMap
 from eagleray.jobs.model import Check, CheckKind
 from eagleray.jobs.project.inputs import TABLE, Inputs
-from eagleray.jobs.project.yaml_lines import Path, YamlMap
 
 TABLE_MARK = "{table}"
 """Stands for the output table in a `sql` check."""

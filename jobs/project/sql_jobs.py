@@ -17,12 +17,12 @@ import re
 from pathlib import Path
 
 from eagleray.cluster.errors import QueryRejected
+from eagleray.cluster.yaml_lines import YamlError, YamlMap, parse_map
 from eagleray.jobs.model import Job, Source
 from eagleray.jobs.project.declared_checks import as_written
 from eagleray.jobs.project.job_reader import Reader, refused
 from eagleray.jobs.project.macros import Macro, expanded, read_macros
 from eagleray.jobs.project.parameters import blanked
-from eagleray.jobs.project.yaml_lines import YamlError, YamlMap, parse_map
 
 _OPENING = re.compile(r"/\*\s*eagleray\s*")
 _QUOTED = re.compile(r"(?m)^(schedule:[ \t]+)([@*][^'\"\n#]*?)[ \t]*$")  # signs with which no word of YAML begins

@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from eagleray.cluster.errors import ConfigError
+from eagleray.cluster.yaml_lines import YamlError, parse_map
 from eagleray.jobs.project.parameters import PARAMETERS
-from eagleray.jobs.project.yaml_lines import YamlError, parse_map
 from eagleray.sql.engine import literal
 
 NAME = r"[a-z][a-z0-9_]{0,62}"

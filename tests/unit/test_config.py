@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ConfigError
 from eagleray.cluster.one_machine import check_nodes
 from eagleray.cluster.sections import SQL_NAMES
+from eagleray.cluster.yaml_lines import load as load_yaml
 from eagleray.sql.query import Sql
 from tests.lake_tables import make_lake, make_stream
 
@@ -160,3 +162,49 @@ def test_shared_state_holds_every_node_of_a_cluster(tmp_path: Path) -> None:
     config = load_config(file, environ={})
     check_nodes(config, 3)
     assert config.jobs_history == "postgresql://h/d"
+
+
+def read(directory: Path, text: str) -> Config:
+    (directory / "eagleray.yaml").write_bytes(text.encode())
+    return load_config(directory / "eagleray.yaml", environ={})
+
+
+def test_words_of_the_configuration_are_yaml_1_2s(tmp_path: Path) -> None:
+    text = "{code: 012, land: NO, at: 12:30, n: 1_000, price: 1.5, on: true, day: 2026-01-05, most: 7}"
+    found = read(tmp_path, f"\ufeffjobs: {{vars: {text}}}\nedge: {{auth: off}}\n")
+    assert found.jobs.vars == {
+        "code": "012", "land": "NO", "at": "12:30", "n": "1_000", "price": 1.5, "on": True, "day": date(2026, 1, 5),
+        "most": 7,
+    }  # fmt: skip
+    assert found.edge.auth == "off"
+
+
+def test_a_notification_says_on_what_as_documented(tmp_path: Path) -> None:
+    found = read(tmp_path, "jobs: {notify: [{name: a, webhook: {url: 'https://x.example'}, on: [failed, succeeded]}]}")
+    assert found.jobs.notify[0].on == ("failed", "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("jobs: {timezone: UTC}\n\njobs: {folder: a}\n", r"jobs is there twice, first on line 1 \(line 3\)"),
+        ("jobs:\n  folder: a\n  timezone: UTC\n  folder: b\n", r"folder is there twice, first on line 2 \(line 4\)"),
+    ],
+)
+def test_a_section_that_is_there_twice_is_refused(tmp_path: Path, text: str, place: str) -> None:
+    with pytest.raises(ConfigError, match=rf"eagleray\.yaml: {place}"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("sign", ["\x85", "\u2028", "\u2029", "\ue000"])
+@pytest.mark.parametrize("quoted", ["{}", "'{}'", '"{}"', "|-\n      {}"])
+def test_only_newlines_end_a_line_of_the_configuration(tmp_path: Path, sign: str, quoted: str) -> None:
+    found = read(tmp_path, f"jobs:\n  vars:\n    x: {quoted.format(f'a{sign}b')}\n    y: [1{sign}2]\n")
+    assert found.jobs.vars == {"x": f"a{sign}b", "y": [f"1{sign}2"]}
+
+
+def test_anchors_are_looked_at_once() -> None:
+    nested = "".join(f"v{n}: &v{n} [{', '.join([f'*v{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    found = load_yaml(f"v0: &v0 [1]\n{nested}")  # nine to the thirtieth lists, one of each in memory
+    assert found["v29"][0] is found["v28"]
+    assert load_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}

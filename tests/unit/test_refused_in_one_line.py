@@ -20,8 +20,8 @@ from eagleray.cluster.lake.schema_evolution import ensure_table
 from eagleray.cluster.lake.stream_tables import table_specs
 from eagleray.cluster.log.embedded import EmbeddedLog
 from eagleray.cluster.machine_errors import sentence
+from eagleray.cluster.yaml_lines import YamlError, parse_map
 from eagleray.jobs.builtin.rebuild import _instant
-from eagleray.jobs.project.yaml_lines import YamlError, parse_map
 from eagleray.sql.query import Sql
 from tests.lake_tables import EVENTS, event_rows, make_config, make_lake, make_stream
 
