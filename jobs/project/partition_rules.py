@@ -51,6 +51,11 @@ def _of_period(source: Source, variables: Sequence[str]) -> bool:
     return any(used(text, variables) & PARAMETERS.keys() for text in texts)
 
 
+def about_its_period(job: Job) -> bool:
+    """Whether the job reads, or says, anything of its period: else every run has the rows of all."""
+    return _of_period(job.source, [name for name, _ in job.variables])
+
+
 def reads_its_period_alone(job: Job) -> bool:
     """Whether a function's inputs end where its period does, so that its result is whole for no time outside."""
     assert job.source.function is not None

@@ -24,7 +24,7 @@ from eagleray.jobs.publish.modes import SAMPLE_ROWS
 from eagleray.jobs.publish.scratch_duckdb import ENGINE_SHARE
 from eagleray.sql.engine import Deadline, bounded, identifier, literal
 from eagleray.sql.guard import Guard
-from eagleray.sql.session import opened
+from eagleray.sql.session import declared, opened, restrictions
 from eagleray.sql.tables import Declared
 from eagleray.sql.tokens import statements
 
@@ -56,6 +56,10 @@ def broken(lake: Lake, job: Job, branch: str, now_us: int) -> Failures:
     with tempfile.TemporaryDirectory(prefix="checks-", dir=scratch) as temp:
         limits = limits_of(job.limits.memory_bytes // ENGINE_SHARE, job.limits.cpus, temp, "memory")
         deadline = Deadline(job.limits.timeout_us / 1_000_000)
+        with declared(list(tables.values()), limits, deadline) as planning:
+            for name, statement in zip(texts, approved, strict=True):
+                with _naming(name, job):
+                    restrictions(planning, statement, list(tables.values()))  # names and types, before a file is opened
         # 3. count, and look at some where there are any
         with opened(approved, list(tables.values()), limits, temp, deadline) as connection:
             failures: Failures = []

@@ -6,7 +6,7 @@ first. The same result planned again gives the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from eagleray.cluster.lake.scan import Pinned
 from eagleray.jobs.engines.incremental import NUMBER_PROPERTY, NUMBERED_PROPERTY
 from eagleray.jobs.model import Job
 from eagleray.jobs.period import Period
-from eagleray.jobs.project.partition_rules import reads_its_period_alone
+from eagleray.jobs.project.partition_rules import about_its_period, reads_its_period_alone
 from eagleray.jobs.publish.append_eras import ERAS_PROPERTY, Era, eras, replaced, written
 from eagleray.jobs.publish.history import versions
 from eagleray.jobs.publish.partitions import Owner
@@ -115,7 +115,7 @@ def _overwrite(lake: Lake, pinned: Pinned, result: Result) -> Plan:
     """Replace the partitions that the result has rows in, and those of the period."""
     owner = Owner.of(pinned, result.job.partition_by, result.period)
     filled = {values(file.partition) for file in result.files}
-    _check_days(result.job, owner, filled)
+    _check_partitions(result.job, owner, filled)
 
     def goes(file: LakeFile) -> bool:
         key = values(file.partition)
@@ -131,11 +131,19 @@ def _overwrite(lake: Lake, pinned: Pinned, result: Result) -> Plan:
     return Plan(result, removed, [*(file for file in moved if not goes(file)), *result.files])
 
 
-def _check_days(job: Job, owner: Owner, filled: Iterable[tuple[Any, ...]]) -> None:
-    """Raise ConfigError where a function has taken days of UTC for its own: a few hours would replace a day of others.
+def _check_partitions(job: Job, owner: Owner, filled: Collection[tuple[Any, ...]]) -> None:
+    """Raise ConfigError where rows of a period are in a partition of others, all of whose rows would go for them.
 
-    A statement is refused before (`jobs.engines.own_days`).
+    Where a function has taken days of UTC for its own (a statement is refused before, `jobs.engines.own_days`), and
+    where rows have no time: each run of another period may have such.
     """
+    where = f"{job.source.place}: {job.name}"
+    if (column := next(filter(None, map(owner.of_no_time, filled)), None)) and about_its_period(job):
+        problem = (
+            f"the result for {owner.period.label} has rows whose {column} is null: they are of no period, and would"
+            f" replace those of all others; leave them out, give them a value, or expected mode merge or append"
+        )
+        raise ConfigError(where, problem)
     if job.source.function is None or not reads_its_period_alone(job):
         return
     if day := next(filter(None, map(owner.in_utc_alone, filled)), None):
@@ -143,7 +151,7 @@ def _check_days(job: Job, owner: Owner, filled: Iterable[tuple[Any, ...]]) -> No
             f"the result for {owner.period.label} has rows of {day}, which is a day of it by UTC alone, so they would"
             " replace those of another period; expected dates by the job's time zone (`period.day`)"
         )
-        raise ConfigError(f"{job.source.place}: {job.name}", problem)
+        raise ConfigError(where, problem)
 
 
 def _merge(lake: Lake, pinned: Pinned, result: Result) -> Taken:

@@ -82,6 +82,14 @@ class Owner:
                 return day
         return None
 
+    def of_no_time(self, key: Sequence[Any]) -> str | None:
+        """The column without which a partition is of no period at all: a time that is null."""
+        for field, value in zip(self.fields, key, strict=True):
+            kind = self.types[field.name]
+            if value is None and (pt.is_timestamp(kind) or pt.is_date(kind)) and field.transform not in _MIXED:
+                return field.path.column
+        return None
+
     def _within(self, field: PartitionField, value: Any) -> bool | None:
         """None: the field says nothing about time."""
         kind = self.types[field.name]

@@ -203,3 +203,21 @@ def test_one_field_of_a_column_that_cuts_within_the_period_is_enough() -> None:
     found = [owner("month(day)", "day").owns([548, number + step]) for step in (-1, 0, 1)]
     assert found == [False, True, False]
     assert not owner("month(other)", "day").owns([548, number])
+
+
+@pytest.mark.parametrize("by", ["day", "day(time)", "month(day)"])
+def test_rows_without_a_time_are_of_no_period(tmp_path: Path, by: str) -> None:
+    lake, first = open_lake(tmp_path), date(2026, 10, 1)
+    month = Schedule(MONTHLY)
+    (period,) = periods_of_day(month, first, "UTC")
+    rows = pa.table(
+        {"day": pa.array([first, None], pa.date32()), "time": pa.array([period.start, None], pa.timestamp("us", "UTC"))}
+    )
+    job = make_job("overwrite_partitions", partition_by=(by,), schedule=month)
+    of_all = replace(job, source=replace(job.source, sql="SELECT * FROM s.events"))
+    run(lake, of_all, rows, "all", period)  # every run has the rows of all periods
+    of_one = replace(job, source=replace(job.source, sql="SELECT * FROM s.events WHERE at >= $start AND at < $end"))
+    with pytest.raises(ConfigError, match=r"daily\.sql:1: daily: the result for 2026-10-01 has rows whose \w+ is null"):
+        run(lake, of_one, rows, "one", period)
+    run(lake, of_one, rows.slice(0, 1), "filled", period)
+    assert len(content(lake, ("day",))) == 2

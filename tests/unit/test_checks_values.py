@@ -88,6 +88,21 @@ def test_what_a_column_cannot_have_is_refused_by_the_checks_name(
         bad(tmp_path, column, check)
 
 
+@pytest.mark.parametrize(
+    "check",
+    [
+        "not_null: x",
+        "unique: [c, x]",
+        "accepted_values: {column: x, values: [1]}",
+        "freshness: {column: x, within: 1d}",
+    ],
+)
+def test_a_column_that_is_not_there_is_told_by_the_checks_name(tmp_path: Path, check: str) -> None:
+    kind = check.partition(":")[0]
+    with pytest.raises(QueryRejected, match=rf'check {kind}\(.*x\) of job a: Referenced column "x" not found'):
+        bad(tmp_path, pa.array([1]), check)
+
+
 def test_nulls_and_nan_in_unique_and_not_null(tmp_path: Path) -> None:
     column = pa.array([NAN, NAN, None, None, 0.0, -0.0, 1.0])
     found = bad(tmp_path, column, "unique: c")
