@@ -91,7 +91,7 @@ def test_a_drained_node_is_empty_and_takes_workers_again_when_it_is_back(cluster
     assert_moves(trial)
     assert node.ip not in owners(cluster)
     cluster.eagleray("drain", node.ip, "--back")
-    eventually(lambda: cluster.platform.nodes()[node.ip]["url"], PROGRESS_S)
+    eventually(lambda: cluster.platform.nodes().get(node.ip, {}).get("url"), PROGRESS_S)
 
 
 def test_a_node_without_power_loses_nothing_and_others_take_over(cluster: Cluster, trial: Trial) -> None:
@@ -104,7 +104,7 @@ def test_a_node_without_power_loses_nothing_and_others_take_over(cluster: Cluste
     assert node.ip not in owners(cluster)
     cluster.launch(node)
     node.wait()
-    eventually(lambda: cluster.platform.nodes()[node.ip]["url"], PROGRESS_S)
+    eventually(lambda: cluster.platform.nodes().get(node.ip, {}).get("url"), PROGRESS_S)
     assert_moves(trial)
 
 
@@ -125,7 +125,7 @@ def test_a_node_that_is_cut_off_is_replaced_while_the_cut_lasts_and_ends_when_it
     node.wait_dead()
     cluster.launch(node)
     node.wait()
-    eventually(lambda: cluster.platform.nodes()[node.ip]["url"], PROGRESS_S)
+    eventually(lambda: cluster.platform.nodes().get(node.ip, {}).get("url"), PROGRESS_S)
 
 
 def test_a_raylet_that_is_stopped_for_longer_than_its_health_check_is_replaced(cluster: Cluster, trial: Trial) -> None:
@@ -137,4 +137,4 @@ def test_a_raylet_that_is_stopped_for_longer_than_its_health_check_is_replaced(c
     node.wait_dead()
     cluster.launch(node)
     node.wait()
-    eventually(lambda: cluster.platform.nodes()[node.ip]["url"], PROGRESS_S)
+    eventually(lambda: cluster.platform.nodes().get(node.ip, {}).get("url"), PROGRESS_S)
