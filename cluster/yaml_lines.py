@@ -45,6 +45,18 @@ class YamlMap:
         return self.lines[path]
 
 
+class Written(float):
+    """A number that knows how it is written: `1234567890123456.78` has more digits than a float."""
+
+    text: str
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Written:
+    number = Written(loader.construct_yaml_float(node))
+    number.text = str(node.value)
+    return number
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's booleans in PyYAML, which has those of YAML 1.1."""
 
@@ -64,6 +76,9 @@ _Loader.add_implicit_resolver(
     ),
     list("-+.0123456789"),
 )
+
+
+_Loader.add_constructor(_FLOAT, _float)
 
 
 def parse_map(text: str) -> YamlMap:

@@ -9,10 +9,11 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from eagleray.cluster.errors import ConfigError
-from eagleray.cluster.yaml_lines import YamlError, parse_map
+from eagleray.cluster.yaml_lines import Written, YamlError, parse_map
 from eagleray.jobs.project.parameters import PARAMETERS
 from eagleray.sql.engine import literal
 
+_PLAIN = re.compile(r"-?\d+\.\d+")
 NAME = r"[a-z][a-z0-9_]{0,62}"
 
 
@@ -42,8 +43,10 @@ def constant(name: str, value: Any) -> str:
             return str(value).lower()
         case int():
             return str(value)
+        case Written() if _PLAIN.fullmatch(value.text):
+            return value.text
         case float():
-            return repr(value) if math.isfinite(value) else f"CAST('{value}' AS DOUBLE)"
+            return repr(float(value)) if math.isfinite(value) else f"CAST('{value}' AS DOUBLE)"
         case str():
             return literal(value)
         case datetime():
@@ -77,7 +80,8 @@ def _read(name: str, text: str, declared: Any) -> Any:
         raise ValueError(f"{name}: {text!r}: {error.problem}") from None
     kinds = (int, float) if isinstance(declared, float) else (type(declared),)
     if declared is not None and not isinstance(value, kinds):
-        raise ValueError(f"{name}: expected {_KINDS.get(type(declared), 'another value')}, found {text!r}")
+        kind = float if isinstance(declared, float) else type(declared)
+        raise ValueError(f"{name}: expected {_KINDS.get(kind, 'another value')}, found {text!r}")
     return value
 
 

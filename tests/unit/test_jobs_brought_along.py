@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from eagleray.cluster.config import Config
+from eagleray.cluster.config import Config, load_config
 from eagleray.cluster.errors import ChecksFailed, ConfigError
 from eagleray.cluster.lake.lake import Lake
 from eagleray.jobs.model import Job
@@ -146,6 +148,20 @@ def test_a_comment_ends_where_duckdb_ends_it(tmp_path: Path) -> None:
 def test_wrong_macros_are_refused(tmp_path: Path, macros: str, call: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         job_of(tmp_path, {"_m.sql": macros, "a.sql": sql_file(f"SELECT {call} AS a", include="[_m.sql]")})
+
+
+def test_a_number_keeps_every_digit(tmp_path: Path) -> None:
+    text = sql_file("SELECT $big AS big, $small IN $list AS own", vars="{big: 1234567890123456.78, list: [1.10]}")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.sql").write_text(text)
+    (tmp_path / "eagleray.yaml").write_text("jobs: {vars: {small: 1.10}}\n")
+    config = load_config(tmp_path / "eagleray.yaml", environ={})
+    job = load_project(config).jobs["a"]
+    assert dict(job.variables) == {"big": "1234567890123456.78", "list": "(1.10)", "small": "1.10"}
+    assert dict(constants(pickle.loads(pickle.dumps(dict(config.jobs.vars))), {})) == {"small": "1.10"}
+    assert dict(constants({"f": 1.5}, {"f": "1234567890123456.78"})) == {"f": "1234567890123456.78"}
+    (found,) = produce(make_lake(tmp_path / "lake").config, job, tmp_path).to_pylist()
+    assert found == {"big": Decimal("1234567890123456.78"), "own": True}
 
 
 def test_an_include_that_is_not_there_is_refused(tmp_path: Path) -> None:
