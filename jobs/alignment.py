@@ -17,6 +17,7 @@ from eagleray.jobs.schedule.ticks import ticks
 _SAMPLED = 400  # periods: those of a year, so that the clocks change twice
 _SINCE = datetime(2023, 12, 30, tzinfo=UTC)
 _DAY = timedelta(days=1)
+_HALF_A_YEAR = timedelta(days=183)
 
 
 def whole(period: Period, transform: str, dates: bool) -> bool:
@@ -36,7 +37,8 @@ def reaching_beyond(schedule: Schedule | None, timezone: str, transform: str, da
         first = _SINCE.date()
         periods = (daily(first + timedelta(days=number), timezone) for number in range(_SAMPLED))
     else:
-        periods = (tick.period for tick in islice(ticks(schedule, _SINCE), _SAMPLED))
+        begins = (_SINCE, _SINCE + _HALF_A_YEAR)  # clocks may differ by half an hour, and many ticks be few days
+        periods = (tick.period for begin in begins for tick in islice(ticks(schedule, begin), _SAMPLED))
     return next((period for period in periods if not whole(period, transform, dates)), None)
 
 

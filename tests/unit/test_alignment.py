@@ -36,6 +36,7 @@ CASES = [
     (HOURLY, "UTC", "day(time)", "time", OTHER),
     (HOURLY, "UTC", "hour(time)", "time", SAME),
     ("*/30 * * * *", "UTC", "hour(time)", "time", OTHER),
+    (HOURLY, "Australia/Lord_Howe", "hour(time)", "time", OTHER),  # half an hour off, in the south's winter alone
     (DAILY, "UTC", "month(time)", "time", OTHER),
     (MONTHLY, "UTC", "month(time)", "time", SAME),
     (MONTHLY, "Europe/Berlin", "month(day)", "day", SAME),  # `day` may be a date
