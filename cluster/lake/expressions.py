@@ -36,17 +36,22 @@ _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     ">=": GreaterThanOrEqual,
 }
 _RANGED = (IntegerType, LongType, StringType, DateType, TimestampType, TimestamptzType)
+_WIDTH_MAX = 1_000_000  # of `truncate`, as `table_layout` has it
 _NULL: Mapping[bool, Callable[..., BooleanExpression]] = {False: IsNull, True: NotNull}
 _IN: Callable[..., BooleanExpression] = In
 _IS_NAN: Callable[..., BooleanExpression] = IsNaN
 
 
 def expression(predicate: p.Predicate) -> BooleanExpression:
-    """What holds exactly where `predicate` does."""
+    """What holds wherever `predicate` does, and but for numbers at the end of their type nowhere else."""
     match predicate:
         case p.Compare(column, ">" | ">=" as op, value) if isinstance(value, float):
             # NaN is greater than every number, and no bound of a file says whether it is there.
             return Or(_COMPARE[op](Reference(column), value), _IS_NAN(Reference(column)))
+        case p.Compare(_, "=" | "<" | "<=", value) if _least(value):
+            return AlwaysTrue()
+        case p.In(_, values) if any(map(_least, values)):
+            return AlwaysTrue()
         case p.Compare(column, op, value):
             return _COMPARE[op](Reference(column), value)
         case p.IsNull(column, negated):
@@ -57,6 +62,11 @@ def expression(predicate: p.Predicate) -> BooleanExpression:
             return _joined(And, parts)
         case p.Any(parts):
             return _joined(Or, parts)
+
+
+def _least(value: object) -> bool:
+    """Whether `truncate` of a partition may have gone below the type, and stands at its least number instead."""
+    return isinstance(value, int) and any(least <= value <= least + _WIDTH_MAX for least in (-(2**31), -(2**63)))
 
 
 def _joined(how: type[And] | type[Or], parts: tuple[p.Predicate, ...]) -> BooleanExpression:

@@ -20,10 +20,11 @@ from pyiceberg.schema import Schema
 from pyiceberg.table.sorting import SortDirection, SortOrder
 from pyiceberg.transforms import DayTransform, HourTransform, MonthTransform, YearTransform
 from pyiceberg.typedef import Record
-from pyiceberg.types import NestedField, StructType
+from pyiceberg.types import IntegerType, LongType, NestedField, StructType
 
 _DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
+_LEAST: dict[type, int] = {IntegerType: -(2**31), LongType: -(2**63)}
 _UNSET = -(2**63)  # stands for null among transformed times
 
 Codes = npt.NDArray[np.int64]
@@ -92,8 +93,11 @@ def _distinct(column: pa.Array, field: PartitionField, schema: Schema) -> tuple[
             numbers, codes = np.unique(_filled(whole, column), return_inverse=True)
             return codes, [None if number == _UNSET else number for number in numbers.tolist()]
     encoded = column.dictionary_encode(null_encoding="encode")
-    apply = field.transform.transform(schema.find_field(field.source_id).field_type)
+    kind = schema.find_field(field.source_id).field_type
+    apply, least = field.transform.transform(kind), _LEAST.get(type(kind))
     results = [apply(_internal(value)) for value in encoded.dictionary]
+    if least is not None:  # `truncate` goes below the least number of the type, which no manifest can hold
+        results = [result if result is None else max(result, least) for result in results]
     values = list(dict.fromkeys(results))
     at = {value: index for index, value in enumerate(values)}
     by_entry = np.array([at[result] for result in results], dtype=np.int64)

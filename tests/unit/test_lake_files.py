@@ -20,8 +20,10 @@ from pyiceberg.types import DateType, LongType, NestedField, StringType, Timesta
 
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.partitioning import split
+from eagleray.cluster.lake.predicate import Compare, In
+from eagleray.cluster.lake.replace import Change
 from eagleray.cluster.windowing.page import Range, values
-from tests.lake_tables import EVENTS, NOON_US, SCHEMA, TIME, event_rows, make_lake, make_stream
+from tests.lake_tables import EVENTS, NOON_US, SCHEMA, TIME, event_rows, make_config, make_lake, make_stream
 
 DAY_US = 86_400_000_000
 
@@ -174,6 +176,31 @@ def test_rows_are_split_as_icebergs_own_transforms_say(data: st.DataObject) -> N
 
 def _number(name: str) -> pa.DataType:
     return pa.int32() if name == "d" else pa.string() if name == "s" else pa.int64()
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(pa.int32(), 31), (pa.int64(), 63)])
+def test_the_least_number_has_a_truncated_partition(tmp_path: Path, kind: pa.DataType, bits: int) -> None:
+    lake, least = Lake.open(make_config(tmp_path)), -(2**bits)
+    numbers = [least, least + 7, least + 1_000, -1, 0, 2**bits - 1, None]
+    rows = pa.table({"k": pa.array(numbers, kind)})
+    lake.ensure_output("r.t", rows.schema, ["truncate(10, k)"])
+    lake.replace("r.t", Change(added=lake.write("r.t", rows)))
+    pinned = lake.pin("r.t")
+    for number in numbers[:-1]:
+        for sign, holds in (
+            ("=", int.__eq__),
+            ("<=", int.__le__),
+            ("<", int.__lt__),
+            (">=", int.__ge__),
+            (">", int.__gt__),
+        ):
+            plan = pinned.plan(Compare("k", sign, number))
+            there = (
+                {value for batch in plan.batches(["k"]) for value in batch["k"].to_pylist()} if plan.files else set()
+            )
+            assert {one for one in numbers if one is not None and holds(one, number)} <= there
+        plan = pinned.plan(In("k", (number, 5)))
+        assert number in {value for batch in plan.batches(["k"]) for value in batch["k"].to_pylist()}
 
 
 def test_window_rows_are_those_that_start_within(tmp_path: Path) -> None:
