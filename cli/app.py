@@ -18,7 +18,7 @@ import typer
 import eagleray
 from eagleray.cli.options import InsecureRay
 from eagleray.cluster.errors import ConfigError, EaglerayError, QueryRejected
-from eagleray.cluster.machine_errors import advice, sentence
+from eagleray.cluster.machine_errors import DIRECTORY, advice, sentence
 
 CONFIG_FILE = Path("eagleray.yaml")
 
@@ -137,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except EaglerayError as error:
         what = advice(error.__cause__)
-        print(f"eagleray: {error}{'; ' + what if what and what not in str(error) else ''}", file=sys.stderr)
+        line = str(error)
+        more = what if what and what not in line and DIRECTORY not in line else ""
+        print(f"eagleray: {line}{more and '; ' + more}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if (said := sentence(error)) is None:

@@ -114,7 +114,16 @@ def check(config: Config) -> dict[str, Stream]:
         check_layout(f"{config.file}: streams.{name}.lake", stream)
     open_log(config).close()
     timetable(config)
+    _check_state(config)
     return streams
+
+
+def _check_state(config: Config) -> None:
+    """Workers would wait for ever for a place of their state; raises ConfigError, OSError."""
+    if config.state_dir.exists() and not config.state_dir.is_dir():
+        problem = "is a file, and a directory is expected: move it away, what belongs there is made again"
+        raise ConfigError(str(config.state_dir), problem)
+    config.state_dir.mkdir(parents=True, exist_ok=True)
 
 
 def _check_settings(config: Config) -> None:

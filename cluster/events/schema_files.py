@@ -57,7 +57,9 @@ def read_file(where: str, file: Path) -> Any:
         return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise ConfigError(where, f"no such file: {file}; expected a JSON Schema or module:PydanticModel") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(where, f"{file} is not readable: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError) as error:
         kind = "YAML" if file.suffix in (".yaml", ".yml") else "JSON"
         raise ConfigError(where, f"{file} is not {kind}: {' '.join(str(error).split())}") from None
     except RecursionError:

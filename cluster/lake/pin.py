@@ -139,16 +139,16 @@ class _SqliteTables:
                 check_missing(self._place)
             return {}
         uri = f"{self._file.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as connection:
-            try:
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as connection:
                 if self._place:
                     check_place(connection, self._place)
                 return dict(connection.execute(_LOCATIONS.format(name="?"), [_NAME]))
-            except sqlite3.DatabaseError as error:
-                if "no such table" in str(error):  # made by the first table
-                    return {}
-                what = advice(error, self._file) or "restore the file from a backup"
-                raise OSError(f"the catalog {self._file} cannot be read: {error}; {what}") from error
+        except sqlite3.DatabaseError as error:
+            if "no such table" in str(error):  # made by the first table
+                return {}
+            what = advice(error, self._file) or "restore the file from a backup"
+            raise OSError(f"the catalog {self._file} cannot be read: {error}; {what}") from error
 
 
 class _PostgresTables:

@@ -423,4 +423,4 @@ def test_a_directory_in_the_place_of_a_file_is_named_with_what_to_do(
         main(["recover", "s", "-c", str(project.config.file)])
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(file) in said, said
-    assert "a directory is in the place of a file: move it away, and restore the file from a backup" in said, said
+    assert said.endswith("a directory is in the place of a file: move it away, and restore the file from a backup\n")

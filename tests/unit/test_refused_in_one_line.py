@@ -24,6 +24,7 @@ from eagleray.cluster.yaml_lines import YamlError, parse_map
 from eagleray.jobs.builtin.rebuild import _instant
 from eagleray.sql.query import Sql
 from tests.lake_tables import EVENTS, event_rows, make_config, make_lake, make_stream
+from tests.stream_project import TEXT, StreamProject
 
 DEEP = "[" * 20_000 + "]" * 20_000
 SELECT = "SELECT count(n) FROM s.events"
@@ -186,3 +187,29 @@ def test_a_data_directory_that_cannot_be_made_is_said(tmp_path: Path, capfd: pyt
     (tmp_path / "eagleray.yaml").write_text("data_dir: ./file/data\nedge: {port: 0}\nstreams: {}\n")
     code, said = run(capfd, "keys", "create", "k", "--scope", "read", "-c", str(tmp_path / "eagleray.yaml"))
     assert code == 1 and f"{tmp_path}/file" in said
+
+
+def test_a_catalog_or_schema_that_is_a_directory_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT})
+    project.up()
+    project.stop()
+    catalog, schema, file = tmp_path / "data" / "catalog.db", tmp_path / "s.json", str(project.file)
+    for path in (catalog, schema):
+        path.rename(path.with_suffix(".away"))
+        path.mkdir()
+    _, said = run(capfd, "check", "-c", file)
+    assert f"{schema} is not readable: Is a directory" in said
+    schema.rmdir()
+    schema.with_suffix(".away").rename(schema)
+    _, said = run(capfd, "check", "-c", file)
+    assert f"the catalog {catalog} cannot be read" in said and "a directory is in the place of a file" in said
+
+
+def test_a_file_in_the_place_of_the_state_is_refused_by_the_start(tmp_path: Path) -> None:
+    project = StreamProject(tmp_path)
+    project.configure({"v": TEXT})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "state").write_text("x")
+    with pytest.raises(ConfigError, match="state: is a file, and a directory is expected: move it away"):
+        project.up()
