@@ -1,7 +1,8 @@
 """Asks the workers of one pool how they stand, in rounds, and keeps what they said. Used by the committer.
 
-A round does not wait for the slowest. After PATIENCE_S it ends with the answers that are there; who has not answered is
-not asked again before it has, and its answer belongs to the round in which it comes. Until then its last report stands.
+A round does not wait for the slowest. PATIENCE_S after the first answer it ends with those that are there; who has not
+answered is not asked again before it has, and its answer belongs to the round in which it comes. Until then its last
+report stands.
 That is safe, for nobody decides by a report alone: a batch is committed only where the table stands at its beginning, a
 window is closed only with partials that the worker gives for that watermark, and a partition is advanced by its worker.
 """
@@ -24,7 +25,7 @@ from eagleray.cluster.telemetry.metrics import sample
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 2.0  # with those who were asked in this round
+PATIENCE_S = 2.0  # with those who were asked in this round, once somebody has answered
 OWNERS_LOOK_S = 0.2  # whether those who are waited for are still the owners
 
 Owners = Callable[[], Mapping[PartitionId, Peer]]
@@ -75,10 +76,11 @@ class Collector:
             if peer not in self._asked
         }
         self._asked |= new
-        answers = [asked.answer for asked in (new or self._asked).values()]
-        if answers:
-            until = asyncio.ALL_COMPLETED if new else asyncio.FIRST_COMPLETED
-            await asyncio.wait(answers, timeout=PATIENCE_S, return_when=until)
+        if self._asked:
+            every = [asked.answer for asked in self._asked.values()]
+            await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)  # each has a time limit of its own
+        if slower := [asked.answer for asked in new.values() if not asked.answer.done()]:
+            await asyncio.wait(slower, timeout=PATIENCE_S)
         return self._take(expected)
 
     def _take(self, expected: Collection[PartitionId]) -> list[WorkerReport]:

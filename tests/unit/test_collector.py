@@ -14,7 +14,7 @@ from eagleray.actors import collector as collector_module
 from eagleray.actors.collector import Collector
 from eagleray.actors.messages import PartitionId, PartitionReport, WorkerReport
 
-A, B = ("s", 0), ("s", 1)
+A, B, C = ("s", 0), ("s", 1), ("s", 2)
 
 
 @dataclass(eq=False)
@@ -92,11 +92,11 @@ def test_an_answer_counts_for_what_its_worker_still_owns() -> None:
     async def rounds() -> None:
         pool = Pool()
         pool.quick.position = 3
-        pool.owners = {A: pool.slow, B: pool.slow}
-        assert await pool.round() == {}
-        pool.owners = {A: pool.quick, B: pool.slow}
+        pool.owners = {A: pool.slow, B: pool.slow, C: pool.quick}
+        await pool.until({C: 3})
+        pool.owners = {A: pool.quick, B: pool.slow, C: pool.quick}
         pool.answer(5)
-        await pool.until({A: 3, B: 5})
+        await pool.until({A: 3, B: 5, C: 3})
         assert pool.asked.count("slow") == 1
         await pool.collector.close()
 
