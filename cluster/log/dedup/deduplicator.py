@@ -93,11 +93,8 @@ class Deduplicator:
         if fits and manifest.floor <= upto_offset:
             try:
                 self._load(manifest, min(manifest.complete, upto_offset))
-            except (
-                RunInvalid,
-                FileNotFoundError,
-                IsADirectoryError,
-            ):  # only a cache: the caller reads tables and log instead
+            except (RunInvalid, FileNotFoundError, IsADirectoryError):
+                # Only a cache: the caller reads tables and log instead.
                 self._runs.clear()
                 self._table.clear()
         self._save_rows(self._complete)
