@@ -15,7 +15,7 @@ from eagleray.jobs.alignment import reaching_beyond
 from eagleray.jobs.engines.plan import PLANNING_S
 from eagleray.jobs.engines.task import Work
 from eagleray.jobs.project.parameters import substitute
-from eagleray.jobs.project.signature import arguments
+from eagleray.jobs.project.signature import statements
 from eagleray.jobs.project.sql_jobs import padded
 from eagleray.sql.engine import Deadline
 from eagleray.sql.guard import nodes, place, shared_guard
@@ -47,8 +47,7 @@ def _texts(work: Work) -> list[str]:
     if job.source.sql is not None:
         return [substitute(padded(job.source), work.period, job.variables).text]
     assert job.source.function is not None
-    taken = [one.statement for one in arguments(job.source.function) if one.table is not None]
-    return [substitute(text, work.period, job.variables).text for text in taken]
+    return [substitute(text, work.period, job.variables).text for text in statements(job.source.function)]
 
 
 def _conversions(work: Work, text: str) -> Iterator[dict[str, Any]]:

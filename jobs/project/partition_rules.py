@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from eagleray.jobs.alignment import reaching_beyond
 from eagleray.jobs.model import Job, Schedule, Source
 from eagleray.jobs.project.parameters import PARAMETERS, used
-from eagleray.jobs.project.signature import arguments
+from eagleray.jobs.project.signature import arguments, statements
 
 _TIMED = re.compile(r"(hour|day|month|year)\s*\((.*)\)", re.DOTALL)
 _MIXED = re.compile(r"(bucket|truncate)\s*\(", re.DOTALL)
@@ -42,12 +42,9 @@ def shared_partitions(
 
 def _of_period(source: Source, variables: Sequence[str]) -> bool:
     """Whether the job reads, or says, anything of its period."""
-    texts = [source.sql or ""]
-    if source.function is not None:
-        taken = arguments(source.function)
-        texts = [one.statement for one in taken if one.table is not None]
-        if len(texts) < len(taken):
-            return True
+    if source.function is not None and any(one.table is None for one in arguments(source.function)):
+        return True  # it takes the period itself
+    texts = [source.sql or ""] if source.function is None else statements(source.function)
     return any(used(text, variables) & PARAMETERS.keys() for text in texts)
 
 
@@ -59,7 +56,7 @@ def about_its_period(job: Job) -> bool:
 def reads_its_period_alone(job: Job) -> bool:
     """Whether a function's inputs end where its period does, so that its result is whole for no time outside."""
     assert job.source.function is not None
-    texts = [one.statement for one in arguments(job.source.function) if one.table is not None]
+    texts = statements(job.source.function)
     names = [name for name, _ in job.variables]
     return any("start" in used(text, names) for text in texts) and not any(map(_LOOKS_BACK.search, texts))
 

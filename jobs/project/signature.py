@@ -72,6 +72,11 @@ def arguments(function: Callable[..., Any]) -> tuple[Argument, ...]:
     return tuple(_argument(parameter) for parameter in parameters)
 
 
+def statements(function: Callable[..., Any]) -> list[str]:
+    """What a job's function reads, as SQL, with parameters. Raises as `arguments`."""
+    return [one.statement for one in arguments(function) if one.table is not None]
+
+
 def _argument(parameter: inspect.Parameter) -> Argument:
     name, wanted = parameter.name, parameter.annotation
     if isinstance(parameter.default, TableInput):
