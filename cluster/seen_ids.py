@@ -161,8 +161,7 @@ class Stored:
         assert self._stream.id is not None
         if first >= end:
             return
-        table = f"{self._stream.name}.events"
-        seed = hash_seed(self._lake.config, self._lake.properties(table).get(SEED_PROPERTY, ""))
+        seed = tables_seed(self._lake, self._stream)
         for rows in self._in_order(first, end, self._stream.id.names[0]):
             known = rows.column(ID).combine_chunks()
             texts = texts_of(field_of(rows, self._stream.id.names))
@@ -252,6 +251,11 @@ class Stored:
         plan = self._lake.pin(name).plan(self._wanted(first, end))
         found = [pa.table(batch).cast(FORGOTTEN) for batch in plan.batches(FORGOTTEN.names)]
         return self._mine(pa.concat_tables(found) if found else FORGOTTEN.empty_table(), first, end)
+
+
+def tables_seed(lake: Lake, stream: Stream) -> int:
+    """The seed that ids in the stream's tables are hashed with; raises as `hash_seed`, also for another one."""
+    return hash_seed(lake.config, lake.properties(f"{stream.name}.events").get(SEED_PROPERTY, ""))
 
 
 def field_of(rows: pa.Table, names: tuple[str, ...]) -> pa.Array:

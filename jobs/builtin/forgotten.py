@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 from eagleray.cluster.config import Config
 from eagleray.cluster.errors import CommitFailed
 from eagleray.cluster.events.event_identity import texts_of
-from eagleray.cluster.events.seeded_hash import DIGEST_BYTES, digests, hash_seed
+from eagleray.cluster.events.seeded_hash import DIGEST_BYTES, digests
 from eagleray.cluster.events.stream import Stream
 from eagleray.cluster.lake.lake import Lake
 from eagleray.cluster.lake.predicate import Predicate
 from eagleray.cluster.lake.replace import Change
-from eagleray.cluster.log.lineage import SEED_PROPERTY
-from eagleray.cluster.seen_ids import FORGOTTEN, field_of
+from eagleray.cluster.seen_ids import FORGOTTEN, field_of, tables_seed
 from eagleray.jobs.model import Limits
 from eagleray.jobs.publish.scratch_duckdb import desk
 
@@ -40,7 +39,7 @@ def keep_hashes(lake: Lake, config: Config, stream: Stream, condition: str, prun
     with desk(config, Limits(memory_bytes=config.jobs.memory_max), "jobs.memory_max") as on:
         view = on.view("old", pinned, pinned.plan(pruning))
         wanted = f"WHERE ({condition}) AND epoch_us(t._ingested_at) >= {since_us}"
-        seed = hash_seed(config, lake.properties(f"{stream.name}.events").get(SEED_PROPERTY, ""))
+        seed = tables_seed(lake, stream)
         found = [_hashed(batch, stream, seed) for batch in on.stream(view, wanted)]
     rows = pa.concat_tables([FORGOTTEN.empty_table(), *found])
     if not rows.num_rows and lake.find(table) is None:
