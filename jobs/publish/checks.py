@@ -137,14 +137,15 @@ def _accepted(options: Mapping[str, Any], table: str, kind: str) -> str:
     if kind == "VARCHAR":
         listed = [literal(text) for _, text in pairs]
     else:
-        for value, text in pairs:
-            if not _fits(value, kind):
-                raise QueryRejected(f"the column {options['column']} is {kind}, which cannot be {text}")
+        with closing(duckdb.connect()) as casting:
+            unfit = next((text for value, text in pairs if not _fits(value, kind, casting)), None)
+        if unfit is not None:
+            raise QueryRejected(f"the column {options['column']} is {kind}, which cannot be {unfit}")
         listed = [_constant(value, text) for value, text in pairs]
     return f"SELECT * FROM {table} WHERE {column} IS NOT NULL AND {column} NOT IN ({', '.join(listed)})"
 
 
-def _fits(value: str | bool | int | float, kind: str) -> bool:
+def _fits(value: str | bool | int | float, kind: str, casting: duckdb.DuckDBPyConnection) -> bool:
     """Whether a column of type `kind` (empty: not known) can have such a value: 1 is not true, whatever SQL says."""
     if not kind:
         return True
@@ -152,9 +153,8 @@ def _fits(value: str | bool | int | float, kind: str) -> bool:
         return (kind == "BOOLEAN") if isinstance(value, bool) else _number(kind)
     if kind.endswith(("]", ")")) and not kind.startswith("DECIMAL"):
         return False
-    with closing(duckdb.connect()) as connection:
-        rows = connection.execute(f"SELECT TRY_CAST(? AS {kind}) IS NOT NULL", [value]).fetchall()
-    return bool(rows[0][0])
+    ((fits,),) = casting.execute(f"SELECT TRY_CAST(? AS {kind}) IS NOT NULL", [value]).fetchall()
+    return bool(fits)
 
 
 def _number(kind: str) -> bool:
