@@ -2,9 +2,9 @@
 
 A round does not wait for the slowest. PATIENCE_S after the first answer it ends with those that are there; who has not
 answered is not asked again before it has, and its answer belongs to the round in which it comes. Until then its last
-report stands.
-That is safe, for nobody decides by a report alone: a batch is committed only where the table stands at its beginning, a
-window is closed only with partials that the worker gives for that watermark, and a partition is advanced by its worker.
+report stands. That is safe, for nobody decides by a report alone: a batch is committed only where the table stands at
+its beginning, a window is closed only with partials that the worker gives for that watermark, and a partition is
+advanced by its worker.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Collector:
     def __init__(self, pool: str, owners: Owners, counters: defaultdict[str, float]) -> None:
         """Nobody has been asked yet; failures are counted in `counters`."""
         self.pool = pool
-        self.reports: dict[
-            PartitionId, PartitionReport
-        ] = {}  # of those that are owned; absent: being restored, or lost
+        self.reports: dict[PartitionId, PartitionReport] = {}  # without those that are being restored, or lost
         self.still = Standstill()
         self._owners = owners
         self._counters = counters
@@ -69,6 +67,7 @@ class Collector:
 
         `expected` are the partitions that should get on, whether or not somebody owns them.
         """
+        # An event loop that ends cancels what runs on it.
         self._asked = {peer: asked for peer, asked in self._asked.items() if not asked.answer.cancelled()}
         new = {
             peer: _Asked(owned, asyncio.create_task(self._answer(peer, owned, ask(peer, owned))))
@@ -122,7 +121,7 @@ class Collector:
             return WorkerReport(failing=frozenset(owned))
 
     async def close(self) -> None:
-        """Wait for nobody any more."""
+        """Cancel the questions that have no answer."""
         asked, self._asked = self._asked, {}
         for one in asked.values():
             one.answer.cancel()

@@ -40,10 +40,9 @@ class Source:
 class Check:
     """A condition on the output table as readers would see it; it fails with the rows that break it.
 
-    `options` by kind: not_null, unique `columns`; accepted_values `column`, `values`, and
-    `texts`, how these are written; relationships `column`, `to`
-    (table), `field`; row_count `min`, `max`; freshness `column`, `within_us`; sql `query`, which returns bad rows and
-    names the table as `{table}`.
+    `options` by kind: not_null, unique `columns`; accepted_values `column`, `values`, and `texts`, how
+    these are written; relationships `column`, `to` (table), `field`; row_count `min`, `max`; freshness `column`,
+    `within_us`; sql `query`, which returns bad rows and names the table as `{table}`.
     """
 
     kind: CheckKind

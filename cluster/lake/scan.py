@@ -190,7 +190,7 @@ class Pinned:
 
     @property
     def identity(self) -> str:
-        """What the table is, whatever it is called: a table that was dropped and made anew is another."""
+        """Identifies the table: a renamed table keeps it, and one that was dropped and made anew has another."""
         return str(self._table.metadata.table_uuid)
 
     @cached_property

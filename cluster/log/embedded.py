@@ -238,7 +238,7 @@ def _fix_partitions(meta: Path, partitions: int) -> None:
 
 
 def _held_beyond(directory: Path, partitions: int, clock: IngestClock) -> str | None:
-    """Where the file that says the number is lost: what records of partitions that nobody would read say of it."""
+    """Why the log cannot have so few partitions, by the records that it holds; for when META is lost."""
     for path in sorted(directory.glob(f"*/{RECORDS}")):
         file = StreamFile(path, f"log {path.parent.name}", clock, 5.0)
         try:

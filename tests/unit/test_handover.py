@@ -52,6 +52,16 @@ def test_a_round_ends_when_the_worker_that_it_waits_for_owns_nothing_any_more(tm
     project.stop()
 
 
+def two_partitions(directory: Path) -> StreamProject:
+    """A project with events `a` to `h` in both partitions of its log."""
+    project = StreamProject(directory)
+    project.configure({"v": TEXT}, whole={"log": {"partitions": 2}})
+    project.up()
+    for value in "abcdefgh":
+        project.accept({"t": "2026-01-01T12:00:00Z", "v": value})
+    return project
+
+
 @dataclass(frozen=True)
 class Held:
     """A worker whose answers are held back until `let`; `asked` has what it was asked."""
@@ -74,11 +84,7 @@ class Held:
 
 
 def test_a_slow_worker_holds_up_its_own_partitions_alone(tmp_path: Path) -> None:
-    project = StreamProject(tmp_path)
-    project.configure({"v": TEXT}, whole={"log": {"partitions": 2}})
-    project.up()
-    for value in "abcdefgh":
-        project.accept({"t": "2026-01-01T12:00:00Z", "v": value})
+    project = two_partitions(tmp_path)
     committer, healthy = project.committer, project.committer.topology
     other = WriterWorker(committer.config)
     held = Held(LocalPeer("writer-9", other), asyncio.Event(), [])
@@ -115,11 +121,7 @@ class Starved:
 
 
 def test_a_worker_whose_answer_is_an_error_holds_up_nobody_else(tmp_path: Path) -> None:
-    project = StreamProject(tmp_path)
-    project.configure({"v": TEXT}, whole={"log": {"partitions": 2}})
-    project.up()
-    for value in "abcdefgh":
-        project.accept({"t": "2026-01-01T12:00:00Z", "v": value})
+    project = two_partitions(tmp_path)
     committer, healthy = project.committer, project.committer.topology
     lost = ("s", 0)
     committer.topology = Topology((1, 1), healthy.window, {**healthy.writer, lost: Starved()})
