@@ -26,7 +26,6 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.types import DateType, IcebergType, IntegerType, LongType, StringType, TimestampType, TimestamptzType
 
 from eagleray.cluster.lake import predicate as p
-from eagleray.cluster.lake.table_layout import NUMBER_MAX
 
 _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     "=": EqualTo,
@@ -37,6 +36,7 @@ _COMPARE: Mapping[str, Callable[..., BooleanExpression]] = {
     ">=": GreaterThanOrEqual,
 }
 _RANGED = (IntegerType, LongType, StringType, DateType, TimestampType, TimestamptzType)
+_WIDTH_MAX = 1_000_000  # of `truncate`, as `table_layout` has it
 _NULL: Mapping[bool, Callable[..., BooleanExpression]] = {False: IsNull, True: NotNull}
 _IN: Callable[..., BooleanExpression] = In
 _IS_NAN: Callable[..., BooleanExpression] = IsNaN
@@ -66,7 +66,7 @@ def expression(predicate: p.Predicate) -> BooleanExpression:
 
 def _least(value: object) -> bool:
     """Whether `truncate` of a partition may have gone below the type, and stands at its least number instead."""
-    return isinstance(value, int) and any(least <= value <= least + NUMBER_MAX for least in (-(2**31), -(2**63)))
+    return isinstance(value, int) and any(least <= value <= least + _WIDTH_MAX for least in (-(2**31), -(2**63)))
 
 
 def _joined(how: type[And] | type[Or], parts: tuple[p.Predicate, ...]) -> BooleanExpression:

@@ -25,7 +25,6 @@ TransformName = Literal["identity", "year", "month", "day", "hour", "bucket", "t
 _CALL = re.compile(r"^(\w+)\s*\((.*)\)$", re.DOTALL)
 _ORDER = re.compile(r"^(.*?)(?:\s+(asc|desc))?$", re.DOTALL | re.IGNORECASE)
 _SIZED = ("bucket", "truncate")
-NUMBER_MAX = 1_000_000  # of them
 T = TypeVar("T")
 
 SYSTEM_COLUMNS = pa.schema(
@@ -146,7 +145,7 @@ def _transformed(text: str, transform: TransformName, arguments: str) -> Partiti
     if transform not in _SIZED:
         return PartitionField(transform, FieldPath.parse(arguments.strip()))
     number, comma, column = arguments.partition(",")
-    if not comma or not number.strip().isdecimal() or not 0 < int(number) <= NUMBER_MAX:
+    if not comma or not number.strip().isdecimal() or not 0 < int(number) <= 1_000_000:
         raise ValueError(f"{text!r}: expected {transform}(n, column) with a whole number n above 0")
     return PartitionField(transform, FieldPath.parse(column.strip()), int(number))
 
